@@ -1,0 +1,264 @@
+"""The command line. Heavy imports happen inside the commands, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from contrapose.types import ContraposeError
+
+if TYPE_CHECKING:
+    from contrapose.config import Config
+
+app = typer.Typer(
+    help="Train a language model to reason by contrast between its own right and wrong answers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+abacus_app = typer.Typer(help="The built-in task and its base model.", no_args_is_help=True)
+app.add_typer(abacus_app, name="abacus")
+
+STOPPED = 75
+"""Exit code of a run that was asked to stop and saved a checkpoint."""
+
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. optim.lr=2e-6. Repeatable.")
+]
+
+
+def main() -> None:
+    """Run the command line; errors a user can mend are one line and an exit code."""
+    try:
+        app()
+    except ContraposeError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a .toml file. Default: abacus.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/<recipe>-<objective>-<seed>-<time>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    set_: Set = [],  # noqa: B006
+    seed: Annotated[int | None, typer.Option(help="Same as --set seed=N.")] = None,
+) -> None:
+    """Train a model and evaluate it before and after."""
+    if resume:
+        if out is None or recipe or set_ or seed is not None:
+            raise ContraposeError(
+                "--resume: give --out RUN and nothing else; the settings are those of RUN/config.toml"
+            )
+        config, folder = _saved_config(out), out
+    else:
+        from contrapose.config import resolve
+
+        config, recipe = resolve(recipe, set_, seed=seed)
+        name = f"{Path(recipe).stem}-{config.objective.name}-{config.seed}-{time.strftime('%m%d-%H%M%S')}"
+        folder = out or Path("runs") / name
+        if (folder / "config.toml").exists():
+            raise ContraposeError(f"--out: {folder} already holds a run: choose another folder, or go on with --resume")
+    sys.exit(_train(config, folder, resume))
+
+
+def _train(config: Config, folder: Path, resume: bool) -> int:
+    console = Console()
+    with console.status("loading") if console.is_terminal else nullcontext():
+        from contrapose.screen import Screen, evaluation_table
+        from contrapose.train.loop import train as loop
+        from contrapose.train.run import Run
+
+        _quiet()
+        run = Run(config, folder, resume=resume)
+    screen = Screen(console, config.steps)
+    run.on_group = lambda group: screen.on_eval_group(len(run.eval_prompts))
+    run.on_eval = screen.on_eval
+    for line in run.describe():
+        screen.log(line)
+    with screen, run.stop:
+        screen.started_at(run.step)
+        finished = loop(run, screen.on_step)
+    if not finished:
+        run.close()
+        screen.log(f"stopped after step {run.step}; go on with: contrapose train --resume --out {folder}")
+        return STOPPED
+    model = run.finish()
+    if run.evaluations:
+        first, last = run.evaluations[0], run.evaluations[-1]
+        console.print(evaluation_table({f"step {e['step']}": e for e in (first, last)}))
+    screen.log(f"run    {folder}\nmodel  {model}")
+    return 0
+
+
+def _saved_config(folder: Path) -> Config:
+    from contrapose.config import read_toml, validate
+
+    tree = read_toml(folder / "config.toml")
+    tree.pop("run", None)
+    return validate(tree)
+
+
+@app.command("eval")
+def eval_(
+    model: Annotated[str, typer.Argument(help="Model folder, run folder, hub name, or abacus.")],
+    data: Annotated[str, typer.Option(help="abacus, or a .jsonl or .parquet file.")] = "abacus",
+    samples: Annotated[int, typer.Option(min=1, help="Answers to each problem.")] = 4,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 1.0,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Response limit; what the context leaves, if that is less.")
+    ] = 4096,
+    template: Annotated[str | None, typer.Option(help="Default: plain for abacus, else rence.")] = None,
+    problem_key: str = "problem",
+    answer_key: str = "answer",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
+    dtype: str = "float32",
+    seed: int = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for eval.json and rollouts.jsonl.")] = None,
+) -> None:
+    """Sample answers to a set of problems and report accuracy with its 95 % interval."""
+    from contrapose.evaluate.command import evaluate_model
+    from contrapose.screen import Screen, evaluation_table
+
+    _quiet()
+    console = Console()
+    screen = Screen(console)
+    with screen:
+        row = evaluate_model(
+            model,
+            data,
+            template=template or ("plain" if data.partition(":")[0] == "abacus" else "rence"),
+            keys=(problem_key, answer_key),
+            limit=limit,
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=max_tokens,
+            dtype=dtype,
+            seed=seed,
+            out=out,
+            log=screen.log,
+            each=screen.on_eval_group,
+        )
+    console.print(evaluation_table({model: row}))
+
+
+@app.command()
+def objectives(name: Annotated[str | None, typer.Argument(help="One objective, with its equation.")] = None) -> None:
+    """The objectives: equation, factors, hyper-parameters and their defaults."""
+    from rich.table import Table
+
+    from contrapose.objectives.zoo import catalogue
+    from contrapose.types import nearest
+
+    console, known = Console(), catalogue()
+    if name is None:
+        table = Table("name", "aggregate", "score", "margin", "contrast", "trust")
+        for info in known.values():
+            table.add_row(info.name, *info.factors.values())
+        console.print(table)
+        return
+    if name not in known:
+        raise ContraposeError(f"objective: {name!r} is unknown{nearest(name, list(known))}")
+    info = known[name]
+    console.print(info.paper, markup=False, highlight=False)
+    console.print(info.equation, markup=False, highlight=False, soft_wrap=True)
+    for title, values in (("factors", info.factors), ("defaults", info.defaults)):
+        table = Table(title=title, title_justify="left", show_header=False)
+        for key, value in values.items():
+            table.add_row(key, str(value))
+        console.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Versions, devices, what is installed, and what each missing extra would give."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+    from rich.table import Table
+
+    def installed(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "missing"
+
+    table = Table("part", "found", "what it is for")
+    table.add_row("python", sys.version.split()[0], "")
+    for package, use in {**CORE, **EXTRAS}.items():
+        table.add_row(package, installed(package), use)
+    table.add_row(
+        "threads",
+        str(torch.get_num_threads()),
+        "set OMP_NUM_THREADS to change; results are bit-exact only at the same count",
+    )
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    table.add_row("GPU", ", ".join(gpus) or "none", "" if gpus else "models run on the CPU")
+    Console().print(table)
+    missing = [package for package in CORE if installed(package) == "missing"]
+    if missing:
+        raise ContraposeError(f"missing: {', '.join(missing)}: pip install contrapose")
+
+
+CORE = {
+    "torch": "tensors",
+    "transformers": "models and tokenizers",
+    "safetensors": "weights",
+    "tokenizers": "the abacus tokenizer",
+    "math-verify": "answers that are not plain numbers",
+    "pydantic": "settings",
+    "rich": "what you see",
+}
+EXTRAS = {"pyarrow": "parquet files: pip install 'contrapose[hub]'"}
+
+
+@abacus_app.command("build")
+def abacus_build(
+    out: Annotated[Path, typer.Argument(help="Folder for the model.")],
+    seed: int = 0,
+    steps: Annotated[int, typer.Option(min=1)] = 800,
+) -> None:
+    """Train the abacus base model from nothing: about two minutes on two cores."""
+    from contrapose.screen import Screen
+    from contrapose.train.pretrain import build_abacus
+
+    _quiet()
+    screen = Screen(Console())
+    build_abacus(
+        out,
+        seed=seed,
+        steps=steps,
+        progress=lambda step, loss: screen.log(f"step {step}/{steps}  loss {loss:.3f}") if step % 50 == 0 else None,
+    )
+    screen.log(f"model  {out}")
+
+
+@abacus_app.command("show")
+def abacus_show(count: Annotated[int, typer.Option(min=1)] = 8, seed: int = 0) -> None:
+    """Examples of what the base model was taught: its good and bad habits."""
+    from contrapose.prompts.abacus import corpus
+
+    for problem, answer in corpus(seed, count):
+        print(problem + answer)
+
+
+def _quiet() -> None:
+    """Keep library chatter out of the output."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+if __name__ == "__main__":
+    main()

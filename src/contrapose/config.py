@@ -1,0 +1,234 @@
+"""One tree of settings: TOML in, TOML out. Every mistake is one line that names the key and the nearest valid one."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from contrapose.types import ContraposeError, nearest
+
+Positive = Field(gt=0)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ObjectiveConfig(BaseModel):
+    """``name`` and that objective's own hyper-parameters, checked against its signature."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = "rence"
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """What is set beside the name; ``"none"`` stands for None, which TOML lacks."""
+        return {key: None if value == "none" else value for key, value in (self.model_extra or {}).items()}
+
+
+class ModelConfig(Section):
+    path: str = ""  # folder, hub name, or "abacus"
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "bfloat16"
+    reference: str = ""  # for a KL to a reference; empty: the model as it was before training
+
+
+class DataConfig(Section):
+    path: str = ""  # .jsonl, .parquet, or "abacus"
+    problem_key: str = "problem"
+    answer_key: str = "answer"
+    template: str = "rence"
+    max_prompt_tokens: int = Field(1536, gt=0)
+
+
+class RolloutConfig(Section):
+    k: int = Field(8, ge=2)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, ge=1, le=1)  # below 1 the log-probs trained on would not be those of the samples
+    max_tokens: int = Field(6656, gt=0)
+    is_cap: float = Field(0.0, ge=0)  # truncated importance sampling against the engine's log-probs; 0: off
+
+
+class BatchConfig(Section):
+    prompts: int = Field(512, gt=0)
+    updates: int = Field(16, gt=0)
+    max_tokens: int = Field(16384, gt=0)  # padded tokens of one micro-batch
+
+
+class FilterConfig(Section):
+    mode: Literal["band", "none"] = "band"
+    t_hard: float = 0.0
+    t_easy: float = 0.5
+    t_master: float = 0.8
+    rho: Literal["correct", "argmax_literal"] = "correct"
+    require_correct: bool = False
+    patience: int = Field(1, gt=0)
+    refill: bool = True
+    cache: bool = True
+    max_rounds: int = Field(20, gt=0)
+
+
+class RewardConfig(Section):
+    scheme: Literal["format", "binary", "sign"] = "format"
+    truncated: Literal["verifier", "wrong", "mask"] = "verifier"
+
+
+class OptimConfig(Section):
+    lr: float = Field(1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)
+    warmup: int = Field(0, ge=0)  # optimizer steps of linear warm-up
+
+
+class EvalConfig(Section):
+    every: int = Field(0, ge=0)  # steps between evaluations; 0: before and after only
+    data: str = ""  # as data.path; empty: no evaluation
+    samples: int = Field(4, gt=0)
+    temperature: float = Field(0.7, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+
+
+class CheckpointConfig(Section):
+    every: int = Field(10, ge=0)  # steps between checkpoints; 0: only when stopped
+    keep: int = Field(2, gt=0)
+
+
+class Config(Section):
+    """All settings of a run. The defaults are ReNCE's published ones (``recipes/rence.toml`` cites them)."""
+
+    seed: int = 0
+    steps: int = Field(50, gt=0)
+    objective: ObjectiveConfig = ObjectiveConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    batch: BatchConfig = BatchConfig()
+    filter: FilterConfig = FilterConfig()
+    reward: RewardConfig = RewardConfig()
+    optim: OptimConfig = OptimConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def to_toml(self, run: Mapping[str, Any]) -> str:
+        """The resolved settings, with the facts of the run (versions, revision) in a table of their own."""
+        import tomli_w
+
+        return tomli_w.dumps({**self.model_dump(mode="json"), "run": dict(run)})
+
+
+def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> tuple[Config, str]:
+    """The settings of ``recipe`` (a name or a TOML file) under ``--set`` overrides, and the recipe's name.
+
+    Layers, weakest first: the defaults, the recipe that the recipe ``extends`` (``"objective"``: the objective's
+    own), the recipe, the overrides. No recipe means abacus, or, once ``data.path`` is set, the objective's own.
+    """
+    layer = _overrides(overrides)
+    for key, value in given.items():
+        if value is not None:
+            layer[key] = value
+    name = _of(layer, "objective", "name")
+    if recipe is None:
+        recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else name or "rence"
+    top = read_toml(recipe_path(recipe))
+    base = top.pop("extends", None)
+    if base is not None:
+        base = (name or _of(top, "objective", "name") or "rence") if base == "objective" else base
+        below = read_toml(recipe_path(base))
+        if below.pop("extends", None):
+            raise ContraposeError(f"recipe {base}: extends is one level deep")
+        top = merge(below, top)
+    return validate(merge(top, layer)), recipe
+
+
+def validate(tree: Mapping[str, Any]) -> Config:
+    """Check types, ranges and combinations. Raises ContraposeError that names every culprit on one line."""
+    try:
+        config = Config.model_validate(tree)
+    except ValidationError as error:
+        raise ContraposeError("; ".join(_explain(e) for e in error.errors())) from None
+    for key in ("model", "data"):
+        if not getattr(config, key).path:
+            raise ContraposeError(
+                f"{key}.path is not set: add --set {key}.path=..., or run without it for the built-in abacus"
+            )
+    if config.batch.prompts % config.batch.updates:
+        raise ContraposeError(
+            f"batch.prompts: {config.batch.prompts} is not divisible by batch.updates = {config.batch.updates}"
+        )
+    return config
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a tree. Raises ContraposeError with the file, the line and the fault."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ContraposeError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ContraposeError(f"{path}: not TOML: {error}") from None
+
+
+def recipe_path(recipe: str) -> Path:
+    """The file of a recipe: a path to a ``.toml``, or the name of one that ships."""
+    if recipe.endswith(".toml"):
+        return Path(recipe)
+    shipped = {p.stem: p for p in _recipes_folder().glob("*.toml")}
+    if recipe not in shipped:
+        raise ContraposeError(f"recipe {recipe!r} is unknown{nearest(recipe, sorted(shipped))}")
+    return shipped[recipe]
+
+
+def _recipes_folder() -> Path:
+    installed = Path(__file__).parent / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``below`` with the leaves of ``above`` put over it."""
+    out = dict(below)
+    for key, value in above.items():
+        known = out.get(key)
+        out[key] = merge(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise ContraposeError(f"--set {pair}: write it as key=value, for example --set optim.lr=2e-6")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text  # bare words are texts
+        for part in reversed(key.strip().split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def _of(tree: Mapping[str, Any], section: str, key: str) -> Any:
+    part = tree.get(section)
+    return part.get(key) if isinstance(part, Mapping) else None
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: no such key{nearest(key, _keys())}"
+    found = error["input"]
+    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, found {found!r}"
+
+
+def _keys() -> list[str]:
+    keys: list[str] = []
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        is_section = isinstance(section, type) and issubclass(section, BaseModel)
+        keys += [f"{name}.{k}" for k in section.model_fields] if is_section else [name]  # type: ignore[union-attr]
+    return keys

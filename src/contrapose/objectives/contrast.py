@@ -1,0 +1,158 @@
+"""Who is pushed against whom: ``v_Q`` from scores. A contrast also says which rollouts are positive and negative."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from contrapose.objectives.plan import Plan
+from contrapose.types import Batch
+
+Positives = Literal["best", "correct"]
+SAME_REWARD = 1e-6
+"""Rewards closer than this are ties."""
+
+
+class Contrast(Protocol):
+    """``sides(batch) -> side_QK, advantage_QK`` before any log-prob is known; ``contrast(s_QK, plan) -> v_Q``."""
+
+    coupling: ClassVar[str]
+
+    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor: ...
+
+
+def partition(batch: Batch, positives: Positives) -> Tensor:
+    """``side_QK``: +1 for the positives, -1 for the rest, 0 for padding and empty completions (they have no score).
+
+    ``"best"``: every rollout within 1e-6 of its group's highest reward (ReNCE Eq. 1). ``"correct"``: verified
+    right (ConSPO Eq. 15). A group without both kinds is dead: all its sides are 0.
+    """
+    if positives == "best":
+        reward_QK = batch.reward_QK.masked_fill(~batch.present_QK, -math.inf)
+        right_QK = reward_QK >= reward_QK.amax(1, keepdim=True) - SAME_REWARD
+    else:
+        right_QK = batch.correct_QK.bool()
+    scored_QK = batch.present_QK & (batch.mask_QKT.sum(-1) > 0)
+    positive_QK, negative_QK = right_QK & scored_QK, ~right_QK & scored_QK
+    alive_Q1 = positive_QK.any(1, keepdim=True) & negative_QK.any(1, keepdim=True)
+    return ((positive_QK.int() - negative_QK.int()) * alive_Q1).to(batch.reward_QK.dtype)
+
+
+def log_sum_exp(x_QK: Tensor, among_QK: Tensor) -> Tensor:
+    """Log-sum-exp over the rollouts ``among_QK``, ``[Q]``; rows with none are finite and to be thrown away."""
+    none_Q1 = ~among_QK.any(1, keepdim=True)
+    return x_QK.masked_fill(~(among_QK | none_Q1), -math.inf).logsumexp(1)
+
+
+def mean_of(x_QK: Tensor, among_QK: Tensor) -> Tensor:
+    """Mean over the rollouts ``among_QK``, ``[Q]``; 0 where there are none."""
+    return x_QK.masked_fill(~among_QK, 0.0).sum(1) / among_QK.sum(1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class NCE:
+    """``v = mean over positives i of tau log[ e^{s_i/tau} / (e^{s_i/tau} + sum over negatives j of e^{s_j/tau}) ]``.
+
+    ReNCE Eq. 1 (tau 1, positives the best) and ConSPO Eq. 15 (tau 10, positives the correct). Each positive is
+    contrasted with all negatives and with no other positive.
+    """
+
+    tau: float = 1.0
+    positives: Positives = "best"
+    coupling: ClassVar[str] = "group"
+
+    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return partition(batch, self.positives), torch.zeros_like(batch.reward_QK)
+
+    def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
+        logit_QK = score_QK / self.tau
+        negatives_Q1 = log_sum_exp(logit_QK, plan.side_QK < 0).unsqueeze(1)
+        return mean_of(self.tau * F.logsigmoid(logit_QK - negatives_Q1), plan.side_QK > 0)
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """``v = mean over positives i of s_i - LSE over the whole group``: positives compete too (ReNCE Table 4)."""
+
+    positives: Positives = "best"
+    coupling: ClassVar[str] = "group"
+
+    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return partition(batch, self.positives), torch.zeros_like(batch.reward_QK)
+
+    def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
+        everyone_Q1 = log_sum_exp(score_QK, plan.side_QK != 0).unsqueeze(1)
+        return mean_of(score_QK - everyone_Q1, plan.side_QK > 0)
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """``v = mean over pairs (i, j) of log sigmoid(s_i - s_j)`` (ReNCE Table 4; Group-DPO)."""
+
+    positives: Positives = "best"
+    coupling: ClassVar[str] = "group"
+
+    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return partition(batch, self.positives), torch.zeros_like(batch.reward_QK)
+
+    def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
+        gap_QKK = score_QK.unsqueeze(2) - score_QK.unsqueeze(1)
+        pair_QKK = (plan.side_QK > 0).unsqueeze(2) & (plan.side_QK < 0).unsqueeze(1)
+        return mean_of(F.logsigmoid(gap_QKK).flatten(1), pair_QKK.flatten(1))
+
+
+@dataclass(frozen=True)
+class RandomPair:
+    """``v = log sigmoid(s_i - s_j)`` of one pair a group, drawn uniformly at each visit (ReNCE Table 4)."""
+
+    positives: Positives = "best"
+    coupling: ClassVar[str] = "group"
+
+    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        side_QK = partition(batch, self.positives)
+        # drawn on the CPU in float64, so that a generator gives the same pairs on every device and dtype
+        lot_QK = torch.rand(side_QK.shape, generator=generator, dtype=torch.float64).to(side_QK.device)
+        best_QK = torch.zeros_like(side_QK)
+        for sign in (1, -1):
+            drawn_Q1 = lot_QK.masked_fill(side_QK != sign, -1.0).argmax(1, keepdim=True)
+            best_QK.scatter_(1, drawn_Q1, side_QK.gather(1, drawn_Q1))
+        return best_QK, torch.zeros_like(batch.reward_QK)
+
+    def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
+        return NCE()(score_QK, plan)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``v = (1/K) sum_i A_i s_i`` with the group-normalised advantage ``A = (r - mean r) / (std r + eps)`` (GRPO).
+
+    ``of`` chooses what is normalised: the shaped reward or verified correctness. Equal rewards give A = 0 by an
+    explicit test, whatever ``eps``. ``ddof`` 1 is what every released code does; ConSPO's Eq. 1 and Lemma 1
+    need 0. Rollouts are averaged over the whole step, so that groups of unequal K weigh by their size.
+    """
+
+    ddof: int = 1
+    eps: float = 1e-6
+    of: Literal["reward", "correct"] = "reward"
+    coupling: ClassVar[str] = "token"
+
+    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        x_QK = (batch.reward_QK if self.of == "reward" else batch.correct_QK).to(batch.reward_QK.dtype)
+        present_QK = batch.present_QK
+        off_QK = (x_QK - mean_of(x_QK, present_QK).unsqueeze(1)).masked_fill(~present_QK, 0.0)
+        freedom_Q1 = (present_QK.sum(1, keepdim=True) - self.ddof).clamp(min=1)
+        std_Q1 = (off_QK.square().sum(1, keepdim=True) / freedom_Q1).sqrt()
+        highest_Q1 = x_QK.masked_fill(~present_QK, -math.inf).amax(1, keepdim=True)
+        lowest_Q1 = x_QK.masked_fill(~present_QK, math.inf).amin(1, keepdim=True)
+        equal_Q1 = highest_Q1 - lowest_Q1 <= SAME_REWARD
+        advantage_QK = (off_QK / (std_Q1 + self.eps).masked_fill(equal_Q1, 1.0)).masked_fill(equal_Q1, 0.0)
+        return advantage_QK.sign(), advantage_QK
+
+    def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
+        return (plan.advantage_QK * score_QK).sum(1) * (plan.totals.prompts / plan.totals.rollouts)

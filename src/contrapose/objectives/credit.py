@@ -1,0 +1,120 @@
+"""From J to the credit of every token: the only ``autograd.grad`` in the house, on a small dense tensor.
+
+    credit_QKT = dJ / dlogp_QKT        loss = -(credit * logp).sum() has exactly the gradient of -J
+
+The trainer knows nothing but the credit, so any micro-batch split gives the same gradient.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contrapose.objectives.objective import Objective
+from contrapose.objectives.plan import Plan, Totals
+from contrapose.objectives.zoo import objective as by_name
+from contrapose.types import Batch, Now
+
+CHUNK_ELEMENTS = 1 << 22
+"""Groups are differentiated in chunks of at most this many log-probs, so that temporaries stay small."""
+
+
+def credit_of(objective: Objective, logp_QKT: Tensor, plan: Plan, now: Now) -> tuple[Tensor, Tensor]:
+    """``(credit_QKT, J)`` of a plan at the given log-probs; both detached, same dtype and device as ``logp_QKT``."""
+    credit_QKT, J = torch.empty_like(logp_QKT), logp_QKT.new_zeros(())
+    size = max(1, CHUNK_ELEMENTS // max(1, logp_QKT[:1].numel()))
+    for start in range(0, len(logp_QKT), size):
+        stop = start + size
+        with torch.enable_grad():
+            part_QKT = logp_QKT[start:stop].detach().requires_grad_()
+            part_J = objective(part_QKT, plan.groups(start, stop), now)
+        credit_QKT[start:stop] = torch.autograd.grad(part_J, part_QKT)[0]
+        J += part_J.detach()
+    return credit_QKT, J
+
+
+def credit(
+    objective: str | Objective,
+    logp_QKT: Tensor,
+    *,
+    token_weight: Tensor | None = None,
+    **arguments: Any,
+) -> Tensor:
+    """The credit ``dJ/dlogp`` of every token under an objective, shaped and typed like ``logp_QKT``.
+
+    ``objective`` is a name (see ``contrapose.objectives()``) or an ``Objective``; ``logp_QKT`` the ``[Q, K, T]``
+    log-probs (nats) of the chosen tokens under the policy. Keyword arguments:
+
+    - ``mask`` ``[Q, K, T]``, 1 on response tokens (default: all);
+    - ``reward``, ``correct`` ``[Q, K]``: one may be left out (``correct`` is then ``reward >= 1``, or ``reward`` is
+      ``correct``);
+    - ``old_logp`` ``[Q, K, T]`` under the policy that sampled (default: on-policy, ``logp_QKT`` itself);
+    - ``reference_logp`` ``[Q, K, T]``, for objectives with a KL to a reference;
+    - ``present`` ``[Q, K]``, False where a group has fewer rollouts;
+    - ``progress`` (0 to 1) and ``kl_coef``, the state of schedules; ``generator`` for ``random_pair``;
+    - ``totals``, the step's counts when this call holds only part of it;
+    - ``token_weight`` ``[Q, K, T]``, a detached factor on the credit;
+    - with a name, its hyper-parameters.
+
+    Raises ValueError or TypeError, naming the nearest valid choice.
+    """
+    built, plan, now = _arrange(objective, logp_QKT, **arguments)
+    credit_QKT, _ = credit_of(built, logp_QKT.detach(), plan, now)
+    return credit_QKT if token_weight is None else credit_QKT * token_weight
+
+
+def value(objective: str | Objective, logp_QKT: Tensor, **arguments: Any) -> Tensor:
+    """The scalar J (to be maximised) whose gradient ``credit`` gives; the same arguments."""
+    arguments.pop("token_weight", None)
+    built, plan, now = _arrange(objective, logp_QKT, **arguments)
+    return credit_of(built, logp_QKT.detach(), plan, now)[1]
+
+
+def _arrange(
+    objective: str | Objective,
+    logp_QKT: Tensor,
+    *,
+    reward: Tensor | None = None,
+    correct: Tensor | None = None,
+    old_logp: Tensor | None = None,
+    mask: Tensor | None = None,
+    reference_logp: Tensor | None = None,
+    present: Tensor | None = None,
+    progress: float = 0.0,
+    kl_coef: float | None = None,
+    generator: torch.Generator | None = None,
+    totals: Totals | None = None,
+    **hyperparameters: Any,
+) -> tuple[Objective, Plan, Now]:
+    if isinstance(objective, Objective) and hyperparameters:
+        raise TypeError(f"{', '.join(hyperparameters)}: hyper-parameters go with a name, not with an Objective")
+    built = objective if isinstance(objective, Objective) else by_name(objective, **hyperparameters)
+    if reward is None:
+        if correct is None:
+            raise TypeError("pass reward, correct, or both")
+        reward = correct
+    shape_QK = logp_QKT.shape[:2]
+    batch = Batch(
+        old_logp_QKT=(logp_QKT if old_logp is None else old_logp).detach(),
+        mask_QKT=torch.ones_like(logp_QKT) if mask is None else mask.to(logp_QKT),
+        reward_QK=reward.to(logp_QKT),
+        correct_QK=reward >= 1 - 1e-6 if correct is None else correct.bool(),
+        present_QK=torch.ones(shape_QK, dtype=torch.bool, device=logp_QKT.device)
+        if present is None
+        else present.bool(),
+        reference_logp_QKT=None if reference_logp is None else reference_logp.detach(),
+    )
+    batch.map(lambda x: _check_shape(x, logp_QKT))
+    batch = replace(batch, mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1))
+    now = replace(built.start(), progress=progress)
+    now = now if kl_coef is None else replace(now, kl_coef=kl_coef)
+    return built, built.plan(batch, totals, generator), now
+
+
+def _check_shape(x: Tensor, logp_QKT: Tensor) -> Tensor:
+    if x.shape not in (logp_QKT.shape, logp_QKT.shape[:2]):
+        raise ValueError(f"expected [Q, K] or [Q, K, T] = {list(logp_QKT.shape)}, got {list(x.shape)}")
+    return x

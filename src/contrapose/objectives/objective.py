@@ -1,0 +1,58 @@
+"""An objective is five factors; calling it is five lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from contrapose.objectives.aggregate import Aggregate
+from contrapose.objectives.contrast import Contrast
+from contrapose.objectives.margin import Margin
+from contrapose.objectives.plan import COUPLINGS, Plan, Totals
+from contrapose.objectives.score import Score
+from contrapose.objectives.trust import Trust
+from contrapose.types import Batch, Now
+
+
+@dataclass(frozen=True)
+class Objective:
+    """J as the composition of an aggregate, a score, a margin, a contrast and a trust region.
+
+    ``plan`` first, from rewards and masks alone; then the objective is a function of the log-probs.
+    """
+
+    aggregate: Aggregate
+    score: Score
+    margin: Margin | None
+    contrast: Contrast
+    trust: Trust | None
+
+    @property
+    def coupling(self) -> str:
+        """The widest coupling of the factors: how much of the step one token's credit depends on."""
+        couplings = [self.score.coupling, self.contrast.coupling, self.trust.coupling if self.trust else "token"]
+        return max(couplings, key=COUPLINGS.index)
+
+    def start(self) -> Now:
+        """The schedule's state before the first step."""
+        return Now(progress=0.0, kl_coef=self.trust.coef if self.trust else 0.0)
+
+    def plan(self, batch: Batch, totals: Totals | None = None, generator: torch.Generator | None = None) -> Plan:
+        """Sides, advantages and token weights. ``totals`` when ``batch`` is only a part of the optimizer step."""
+        side_QK, advantage_QK = self.contrast.sides(batch, generator)
+        totals = totals or Totals.of(batch)
+        return Plan(batch, side_QK, advantage_QK, self.aggregate(batch, totals), totals)
+
+    def scores(self, logp_QKT: Tensor, plan: Plan) -> Tensor:
+        """``s_QK`` before the margin."""
+        return self.score(logp_QKT.masked_fill(plan.batch.mask_QKT == 0, 0.0), plan)
+
+    def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
+        """J, to be maximised: a scalar, and for a part of a step that part's share of it."""
+        score_QK = self.scores(logp_QKT, plan)
+        if self.margin:
+            score_QK = score_QK + self.margin(plan, now)
+        J = self.contrast(score_QK, plan).sum() / plan.totals.prompts
+        return J - self.trust(logp_QKT, plan, now) if self.trust else J

@@ -1,0 +1,73 @@
+"""What an objective decides before it sees a log-prob: sides, advantages, token weights, and the step's totals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from contrapose.types import Batch
+
+COUPLINGS = ("token", "rollout", "group", "step")
+"""What a token's credit may depend on, narrow to wide: its own log-prob, its rollout's, its group's, the step's."""
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Global counts of one optimizer step: the denominators, whatever part of the step is at hand.
+
+    ``prompts`` and ``rollouts`` count those present (dead groups and empty completions included), ``tokens``
+    the response tokens under the mask.
+    """
+
+    prompts: int
+    rollouts: int
+    tokens: int
+
+    @classmethod
+    def of(cls, batch: Batch) -> Totals:
+        """The totals of a step that ``batch`` holds whole."""
+        return cls(
+            prompts=int(batch.present_QK.any(1).sum()),
+            rollouts=int(batch.present_QK.sum()),
+            tokens=int(batch.mask_QKT.sum()),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A batch as an objective sees it, constant in theta. It may be cut by group, and by rollout where no factor couples a
+    whole group.
+
+    ``side_QK`` is +1 for a positive, -1 for a negative, 0 for neither; ``advantage_QK`` weights the score of
+    each rollout in a linear contrast and is 0 elsewhere; ``weight_QKT`` comes from the aggregate.
+    """
+
+    batch: Batch
+    side_QK: Tensor
+    advantage_QK: Tensor
+    weight_QKT: Tensor
+    totals: Totals
+
+    def groups(self, start: int, stop: int) -> Plan:
+        """The plan of groups ``start`` to ``stop``; the totals stay those of the step."""
+        return self._map(lambda x: x[start:stop])
+
+    def rollouts(self, rows: Tensor, length: int) -> Plan:
+        """The plan of single rollouts, as ``[N, 1, length]``. ``rows`` indexes the flattened ``[Q * K]``."""
+
+        def cut(x: Tensor) -> Tensor:
+            x = x.flatten(0, 1)[rows].unsqueeze(1)
+            return x[:, :, :length] if x.dim() == 3 else x
+
+        return self._map(cut)
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> Plan:
+        return replace(
+            self,
+            batch=self.batch.map(f),
+            side_QK=f(self.side_QK),
+            advantage_QK=f(self.advantage_QK),
+            weight_QKT=f(self.weight_QKT),
+        )

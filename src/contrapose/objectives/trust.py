@@ -1,0 +1,97 @@
+"""How far from pi_old (or a reference) the policy may go: a penalty subtracted from J, and its controller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from contrapose.objectives.plan import Plan
+from contrapose.objectives.score import MAX_LOG_RATIO, log_ratio
+from contrapose.types import Now
+
+KLAggregate = Literal["token_mean", "sequence_sum", "sequence"]
+MAX_SEQUENCE_LOG_RATIO = 10.0
+
+
+class Trust(Protocol):
+    """``trust(logp_QKT, plan, now) -> penalty`` (a scalar: this part's share of the step's) and its controller."""
+
+    @property
+    def coef(self) -> float: ...
+    @property
+    def coupling(self) -> str: ...
+    def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor: ...
+    def adapt(self, now: Now, kl: Mapping[KLAggregate, float], rollouts: int) -> Now: ...
+
+
+def k3(d: Tensor) -> Tensor:
+    """``e^d - 1 - d``, unbiased and never negative: KL(q || p) per sample from q, with d = log p - log q.
+
+    For the trust region the samples are pi_old's, so ``d = new - old``; the swapped order estimates something
+    else. Written with expm1, and as its series below 1e-3, where the subtraction would cancel.
+    """
+    d = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    return torch.where(d.abs() < 1e-3, d.square() / 2 * (1 + d / 3), torch.expm1(d) - d)
+
+
+def kl_old(logp_QKT: Tensor, plan: Plan, aggregate: KLAggregate = "token_mean") -> Tensor:
+    """This part's share of the step's KL(pi_old || pi_theta), in nats.
+
+    ``token_mean``: over all tokens of the step. ``sequence_sum``: summed over a rollout's tokens, mean over
+    rollouts. ``sequence``: k3 of the whole rollout's log-ratio (clamped to 10 nats), mean over rollouts.
+    """
+    d_QKT = log_ratio(logp_QKT, plan)
+    if aggregate == "sequence":
+        d_QK = d_QKT.sum(-1).clamp(-MAX_LOG_RATIO, MAX_SEQUENCE_LOG_RATIO)
+        return k3(d_QK).sum() / plan.totals.rollouts
+    total = k3(d_QKT).sum()
+    return total / (max(plan.totals.tokens, 1) if aggregate == "token_mean" else plan.totals.rollouts)
+
+
+@dataclass(frozen=True)
+class KLOld:
+    """``lambda KL(pi_old || pi_theta)`` with k3, and Ziegler's controller for lambda (ReNCE Eq. 1, Sec. 3.5).
+
+    After an optimizer step ``lambda <- lambda (1 + clip(KL / target - 1, -0.2, 0.2) n / horizon)``, n the
+    step's rollouts. The paper names neither the estimator nor the normaliser; ``aggregate`` chooses it.
+    """
+
+    coef: float = 0.001
+    target: float = 0.01
+    horizon: float = 25600.0
+    aggregate: KLAggregate = "token_mean"
+
+    @property
+    def coupling(self) -> str:
+        return "rollout" if self.aggregate == "sequence" else "token"
+
+    def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
+        return now.kl_coef * kl_old(logp_QKT, plan, self.aggregate)
+
+    def adapt(self, now: Now, kl: Mapping[KLAggregate, float], rollouts: int) -> Now:
+        """The next lambda, from this step's KL under each aggregate; call it only when theta had left pi_old."""
+        error = min(max(kl[self.aggregate] / self.target - 1, -0.2), 0.2)
+        return replace(now, kl_coef=now.kl_coef * (1 + error * rollouts / self.horizon))
+
+
+@dataclass(frozen=True)
+class KLReference:
+    """``beta k3`` of KL(pi_theta || pi_ref), weighted like the loss (GRPO's third term). Needs ``reference_logp``."""
+
+    coef: float = 0.04
+    coupling: ClassVar[str] = "token"
+
+    def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
+        reference_QKT = plan.batch.reference_logp_QKT
+        if reference_QKT is None:
+            raise ValueError("this objective has a KL to a reference policy: pass reference_logp")
+        d_QKT = (reference_QKT - logp_QKT).masked_fill(plan.batch.mask_QKT == 0, 0.0)
+        return now.kl_coef * (plan.weight_QKT * k3(d_QKT)).sum() / plan.totals.rollouts
+
+    def adapt(self, now: Now, kl: Mapping[KLAggregate, float], rollouts: int) -> Now:
+        """The coefficient is constant."""
+        return now

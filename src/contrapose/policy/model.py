@@ -1,0 +1,115 @@
+"""Load and save Hugging Face causal language models: safetensors only, never any code that came with a model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from contrapose.types import ContraposeError, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """``"float32"`` -> ``torch.float32``; raises ContraposeError for a name that is not in ``DTYPES``."""
+    import torch
+
+    if name not in DTYPES:
+        raise ContraposeError(f"model.dtype: {name!r} is not a dtype{nearest(name, list(DTYPES))}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or hub name."""
+    from transformers import AutoTokenizer
+
+    _refuse_bad_folder(path)
+    with _plain_errors(path):
+        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+
+
+def load_model(path: str | Path, dtype: str = "float32", device: str | None = None) -> PreTrainedModel:
+    """A causal language model in evaluation mode (dropout off: both passes of an update must agree).
+
+    ``path`` is a folder in Hugging Face format with safetensors weights, or a hub name. ``device`` defaults to
+    the GPU where there is one. Raises ContraposeError with the path and the mend.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    _refuse_bad_folder(path)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with _plain_errors(path):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=torch_dtype(dtype), trust_remote_code=False, use_safetensors=True
+        )
+    return cast("PreTrainedModel", model.to(device).eval())
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """Write ``model`` and ``tokenizer`` as a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
+    model.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that ends a response: the tokenizer's EOS and those of the generation config.
+
+    Chat models list several; with one alone most of their answers would look cut off.
+    """
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    ids = {i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int)}
+    if not ids:
+        raise ContraposeError("the tokenizer has no EOS token: set eos_token in its tokenizer_config.json")
+    return tuple(sorted(ids))
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """The most positions the model was built for, or None where its config does not say."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def _refuse_bad_folder(path: str | Path) -> None:
+    """Say in one line why a local folder cannot be a model, before any library tries to read it."""
+    folder = Path(path)
+    if not folder.is_dir():
+        if str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
+            raise ContraposeError(f"model.path: {path} is not a folder")
+        return  # a hub name
+    if not (folder / "config.json").is_file():
+        raise ContraposeError(f"model.path: {folder} has no config.json, so it is not a Hugging Face model folder")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ContraposeError(f"model.path: {folder / 'config.json'} is not JSON: {error}") from None
+    if "auto_map" in config:
+        raise ContraposeError(f"model.path: {folder} wants to run its own code (auto_map), which is never allowed")
+    if not any(folder.glob("*.safetensors")):
+        found = ", ".join(p.name for p in folder.glob("*.bin")) or "no weights at all"
+        raise ContraposeError(f"model.path: {folder} holds {found}; safetensors are required: convert it first")
+
+
+class _plain_errors:
+    """Turn a library's page of advice into the one line that names the path."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if isinstance(error, (OSError, ValueError, KeyError)):
+            first = next((line for line in str(error).splitlines() if line.strip()), kind.__name__)
+            raise ContraposeError(f"model.path: cannot load {self.path}: {first.strip()}") from error

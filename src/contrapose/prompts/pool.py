@@ -1,0 +1,165 @@
+"""Which question now: draw, judge, put back. The only room that knows reward thresholds and mastery."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from contrapose.types import ContraposeError, Fate, Group, PoolExhausted, Prompt
+
+ACCEPTANCE_MEMORY = 0.7
+"""Weight of the past in the running estimate of the share of drawn groups that are accepted."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """ReNCE Eq. 3: train on a group when ``t_hard < rho <= t_easy``; remove its prompt when ``rho > t_master``.
+
+    ``rho`` is the fraction of correct rollouts, so that a group that failed throughout is never mastered and one
+    of boxed but wrong answers is never trained as if it were right. ``"argmax_literal"`` is the paper's letter:
+    the fraction with the highest reward. Then ``require_correct`` keeps groups without any correct rollout out of
+    training and mastery. ``patience`` is how many visits in a row must be mastered. ``mode`` ``"none"`` trains
+    every drawn group. Mastery is tested first, as in Algorithm 1; ``t_master = 1`` switches it off.
+    """
+
+    mode: Literal["band", "none"] = "band"
+    t_hard: float = 0.0
+    t_easy: float = 0.5
+    t_master: float = 0.8
+    rho: Literal["correct", "argmax_literal"] = "correct"
+    require_correct: bool = False
+    patience: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.t_hard < self.t_easy:
+            raise ContraposeError(f"filter.t_hard: {self.t_hard} must be below filter.t_easy = {self.t_easy}")
+        if not 0 < self.t_master <= 1:
+            raise ContraposeError(
+                f"filter.t_master: {self.t_master} must be above 0 and at most 1 (1 switches mastery off)"
+            )
+
+    def rho_of(self, group: Group) -> float:
+        """The fraction of the group's rollouts that counts as solved."""
+        if self.rho == "correct":
+            return group.correct / len(group.verdicts)
+        best = max(v.reward for v in group.verdicts)
+        return sum(v.reward >= best - 1e-6 for v in group.verdicts) / len(group.verdicts)
+
+    def fate(self, group: Group) -> Fate:
+        """What becomes of a drawn group, patience aside."""
+        if self.mode == "none":
+            return "train"
+        rho = self.rho_of(group)
+        if self.require_correct and group.correct == 0:
+            return "too_hard"
+        if rho > self.t_master:
+            return "mastered"
+        return "too_hard" if rho <= self.t_hard else "train" if rho <= self.t_easy else "too_easy"
+
+
+class PromptPool:
+    """Draws prompts in a seeded order, judges their groups and remembers who is mastered. Resumable.
+
+    Each epoch is a fresh permutation of the prompts not yet mastered; cached prompts come first. Prompts are
+    known by id, never by position, so that a changed file cannot shift them.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt], thresholds: Thresholds, seed: int = 0, cache: bool = True) -> None:
+        self._prompts = {p.id: p for p in prompts}
+        if len(self._prompts) != len(prompts):
+            raise ContraposeError("data: two prompts share an id")
+        self.thresholds = thresholds
+        self._seed = seed
+        self._keeps_cache = cache
+        self._epoch = -1
+        self._queue: list[str] = []
+        self._cache: list[str] = []
+        self._mastered: set[str] = set()
+        self._mastered_visits: dict[str, int] = {}
+        self._acceptance = 1.0 if thresholds.mode == "none" else 0.5
+
+    @property
+    def mastered(self) -> int:
+        """How many prompts were removed for good."""
+        return len(self._mastered)
+
+    def prompts(self) -> Iterable[Prompt]:
+        """All prompts, mastered ones included."""
+        return self._prompts.values()
+
+    def needed(self, missing: int) -> int:
+        """How many prompts should yield ``missing`` accepted groups at the recent rate of acceptance."""
+        return math.ceil(missing / max(self._acceptance, 0.05))
+
+    def draw(self, count: int) -> list[Prompt]:
+        """At most ``count`` distinct prompts, cached ones first; fewer at the end of an epoch.
+
+        Raises PoolExhausted when every prompt is mastered.
+        """
+        drawn, self._cache = self._cache[:count], self._cache[count:]
+        taken = set(drawn)
+        while len(drawn) < count:
+            if not self._queue:
+                if drawn:
+                    break  # so that no prompt comes twice in one draw
+                self._start_epoch()
+            candidate = self._queue.pop()
+            if candidate not in self._mastered and candidate not in taken:
+                drawn.append(candidate)
+        return [self._prompts[i] for i in drawn]
+
+    def judge(self, group: Group) -> Fate:
+        """The group's fate; a mastered prompt is never drawn again."""
+        fate, prompt = self.thresholds.fate(group), group.prompt.id
+        if fate == "mastered":
+            self._mastered_visits[prompt] = self._mastered_visits.get(prompt, 0) + 1
+            if self._mastered_visits[prompt] >= self.thresholds.patience:
+                self._mastered.add(prompt)
+                return "mastered"
+            return "too_easy"
+        self._mastered_visits.pop(prompt, None)
+        return fate
+
+    def observe(self, accepted: int, drawn: int) -> None:
+        """Learn from one round how many groups were accepted of those drawn."""
+        self._acceptance = ACCEPTANCE_MEMORY * self._acceptance + (1 - ACCEPTANCE_MEMORY) * accepted / drawn
+
+    def put_back(self, prompts: Iterable[Prompt]) -> None:
+        """Take back the prompts of surplus groups. They are drawn first next time, and rolled out anew."""
+        if self._keeps_cache:
+            self._cache.extend(p.id for p in prompts if p.id not in self._mastered)
+
+    def _start_epoch(self) -> None:
+        self._epoch += 1
+        self._queue = [i for i in self._prompts if i not in self._mastered]
+        if not self._queue:
+            raise PoolExhausted(
+                f"data: all {len(self._prompts)} prompts are mastered: add some, or raise filter.t_master or filter.patience"
+            )
+        random.Random(f"{self._seed}/{self._epoch}").shuffle(self._queue)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that is not in the constructor's arguments, as plain values."""
+        return {
+            "epoch": self._epoch,
+            "queue": list(self._queue),
+            "cache": list(self._cache),
+            "mastered": sorted(self._mastered),
+            "mastered_visits": dict(sorted(self._mastered_visits.items())),
+            "acceptance": self._acceptance,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``. Raises ContraposeError when it names prompts this pool does not hold."""
+        named = [*state["queue"], *state["cache"], *state["mastered"]]
+        missing = [i for i in named if i not in self._prompts]
+        if missing:
+            raise ContraposeError(
+                f"data: {len(missing)} prompts of the checkpoint are gone ({missing[0]}, ...): resume with the same data"
+            )
+        self._epoch, self._queue, self._cache = state["epoch"], list(state["queue"]), list(state["cache"])
+        self._mastered, self._mastered_visits = set(state["mastered"]), dict(state["mastered_visits"])
+        self._acceptance = state["acceptance"]

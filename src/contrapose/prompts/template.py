@@ -1,0 +1,84 @@
+"""From a problem to the tokens a policy is asked with: the papers' prompts, plain text, chat templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from contrapose.types import ContraposeError, Prompt, nearest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEMPLATES = {
+    "plain": "{problem}",
+    "chat": "{problem}",
+    "rence": (
+        "Please solve the following math problem: {problem}. The assistant first thinks about the reasoning process "
+        "step by step and then provides the user with the answer. Return the final answer in \\boxed{} tags, for "
+        "example \\boxed{1}. Let's solve this step by step."
+    ),
+    "conspo": "{problem} Let's think step by step and output the final answer within \\boxed{}.",
+}
+"""``plain`` is the bare problem; ``chat`` needs a tokenizer with a chat template; the papers' prompts are wrapped in
+one where the tokenizer has it (a user turn, thinking off) and stand alone where it has none."""
+
+_MARK = "CONTRAPOSEQUESTION"
+
+
+def render(prompt: Prompt, template: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """``prompt`` with its tokens. Text of the data set can never become a control token.
+
+    Raises ContraposeError for an unknown template, a missing chat template, or text the tokenizer cannot spell.
+    """
+    if template not in TEMPLATES:
+        raise ContraposeError(f"data.template: {template!r} is unknown{nearest(template, list(TEMPLATES))}")
+    text = TEMPLATES[template].replace("{problem}", prompt.problem)
+    tokens = _chat(text, tokenizer) if wraps_in_chat(template, tokenizer) else _encode(text, tokenizer, start=True)
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in tokens:
+        raise ContraposeError(
+            f"data.template: the tokenizer cannot spell problem {prompt.id} under {template!r}; try template = 'plain'"
+        )
+    return replace(prompt, tokens=tuple(tokens))
+
+
+def render_all(
+    prompts: Sequence[Prompt], template: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+) -> tuple[list[Prompt], int]:
+    """The rendered prompts of at most ``max_tokens`` tokens, and how many were longer and left out.
+
+    A prompt is never cut. Raises ContraposeError when none is short enough.
+    """
+    rendered = [render(p, template, tokenizer) for p in prompts]
+    kept = [p for p in rendered if 0 < len(p.tokens) <= max_tokens]
+    if not kept:
+        raise ContraposeError(
+            f"data.max_prompt_tokens: all {len(rendered)} prompts are empty or longer than {max_tokens}"
+        )
+    return kept, len(rendered) - len(kept)
+
+
+def wraps_in_chat(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ``template`` is put into the tokenizer's chat template."""
+    if template == "chat" and not tokenizer.chat_template:
+        raise ContraposeError("data.template: 'chat' needs a chat template, and this tokenizer has none; try 'plain'")
+    return template != "plain" and bool(tokenizer.chat_template)
+
+
+def _chat(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """A user turn with a generation prompt. The turn's frame is tokenised apart from the (stripped) text."""
+    frame: Any = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+    )
+    before, _, after = str(frame).partition(_MARK)
+    frame_ids = [tokenizer.encode(part, add_special_tokens=False) for part in (before, after)]
+    return [*frame_ids[0], *_encode(text.strip(), tokenizer, start=False), *frame_ids[1]]
+
+
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase, start: bool) -> list[int]:
+    """Token ids of untrusted text, after the tokenizer's own beginning-of-text token if ``start``."""
+    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    added = tokenizer.encode("") if start else []
+    return [*(i for i in added if i == tokenizer.bos_token_id), *ids]

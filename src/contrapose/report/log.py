@@ -1,0 +1,42 @@
+"""Append-only jsonl files that can be cut back to where a checkpoint stood."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+
+class JsonLines:
+    """A jsonl file of a run. ``append`` flushes; ``size`` is what a checkpoint remembers; ``cut`` goes back to it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab")
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Write one row. Non-finite numbers become null; text may hold anything, lone surrogates included."""
+        self._file.write(json.dumps(_plain(row), ensure_ascii=True, allow_nan=False).encode() + b"\n")
+
+    def size(self) -> int:
+        """Bytes written so far, flushed."""
+        self._file.flush()
+        return os.fstat(self._file.fileno()).st_size
+
+    def cut(self, size: int) -> None:
+        """Drop everything after the first ``size`` bytes."""
+        self._file.flush()
+        self._file.truncate(size)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,75 @@
+"""From logits to a token and its log-prob. A draw depends on the rollout's seed and the position alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. ``temperature`` 0 is greedy; ``max_tokens`` bounds a response, its EOS included."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 64
+
+
+def seed_of(*parts: object) -> int:
+    """A 63-bit seed from any values, the same on every machine and in every process."""
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
+
+
+def uniform(seed_N: Tensor, position: int) -> Tensor:
+    """Uniform float64 numbers in [0, 1): the SplitMix64 hash of ``(seed, position)``.
+
+    A counter-based draw does not depend on which other rows are in the batch, as one from a shared generator would.
+    """
+    x = seed_N + _signed((position + 1) * 0x9E3779B97F4A7C15)
+    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    x = x ^ _shift_right(x, 31)
+    return _shift_right(x, 11).double() * 2.0**-53
+
+
+def _signed(x: int) -> int:
+    """The low 64 bits of ``x`` as torch's signed integer; its arithmetic then wraps as SplitMix64's does."""
+    return (x + 2**63) % 2**64 - 2**63
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64 (torch's own keeps the sign)."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def sample(logits_NV: Tensor, seed_N: Tensor, position: int, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """``(token_N, logp_N)``: one token a row by inverse CDF, and its log-prob under softmax(logits / temperature).
+
+    ``top_p`` restricts the draw to the most likely tokens that reach that mass; the log-prob stays that of the
+    whole distribution, as the policy's is.
+    """
+    logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    if sampling.temperature == 0:
+        logp_NV = logits_NV.log_softmax(-1)
+        token_N = logits_NV.argmax(-1)
+    else:
+        logp_NV = (logits_NV / sampling.temperature).log_softmax(-1)
+        weight_NV = logp_NV.exp().double()
+        if sampling.top_p < 1:
+            weight_NV = _nucleus(weight_NV, sampling.top_p)
+        cdf_NV = weight_NV.cumsum(-1)
+        target_N1 = uniform(seed_N, position).unsqueeze(1) * cdf_NV[:, -1:]
+        token_N = torch.searchsorted(cdf_NV, target_N1, right=True).squeeze(1).clamp(max=logits_NV.shape[1] - 1)
+    return token_N, logp_NV.gather(1, token_N.unsqueeze(1)).squeeze(1)
+
+
+def _nucleus(weight_NV: Tensor, top_p: float) -> Tensor:
+    """``weight_NV`` with everything below the smallest set of tokens of mass ``top_p`` set to zero."""
+    sorted_NV, order_NV = weight_NV.sort(dim=-1, descending=True)
+    before_NV = sorted_NV.cumsum(-1) - sorted_NV
+    kept_NV = sorted_NV.masked_fill(before_NV >= top_p, 0.0)
+    return torch.zeros_like(weight_NV).scatter(1, order_NV, kept_NV)

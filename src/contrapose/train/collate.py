@@ -1,0 +1,115 @@
+"""From groups of rollouts to dense tensors and token rows, with log-probs under the trainer's own numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from contrapose.policy.logprobs import LogProbs, Row
+from contrapose.types import Batch, Group
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """The rollouts of one optimizer step: ``rows[q * K + k]`` is rollout k of group q of ``batch``.
+
+    ``token_weight_QKT`` is a detached factor on the credit, or None.
+    """
+
+    groups: tuple[Group, ...]
+    rows: tuple[Row, ...]
+    batch: Batch
+    token_weight_QKT: Tensor | None = None
+
+    def split(self, parts: int) -> list[Minibatch]:
+        """``parts`` mini-batches of whole groups in order, as even as can be; fewer when there are fewer groups."""
+        parts = min(parts, len(self.groups))
+        edges = [round(i * len(self.groups) / parts) for i in range(parts + 1)]
+        return [self.groups_from(start, stop) for start, stop in pairwise(edges)]
+
+    def groups_from(self, start: int, stop: int) -> Minibatch:
+        """The mini-batch of groups ``start`` to ``stop``."""
+        k = len(self.groups[0].rollouts)
+        weight = self.token_weight_QKT
+        return Minibatch(
+            self.groups[start:stop],
+            self.rows[start * k : stop * k],
+            self.batch.map(lambda x: x[start:stop]),
+            None if weight is None else weight[start:stop],
+        )
+
+
+def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
+    """Indices of ``rows`` in padded micro-batches of at most ``max_tokens``, sorted by length to waste little."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
+    batches: list[list[int]] = []
+    for i in order:
+        if batches and (len(batches[-1]) + 1) * rows[i].length <= max_tokens:
+            batches[-1].append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def no_grad_pass(
+    logprobs: LogProbs, rows: Sequence[Row], length: int, micro: Sequence[Sequence[int]], *, entropy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """``(logp, entropy)`` of all rows, each ``[N, length]``, zero beyond a response. No grad."""
+    dtype = torch.promote_types(logprobs.model.dtype, torch.float32)
+    logp_NT = torch.zeros(len(rows), length, device=logprobs.model.device, dtype=dtype)
+    entropy_NT = torch.zeros_like(logp_NT)
+    for index in micro:
+        logp, entropies = logprobs.without_grad([rows[i] for i in index], entropy=entropy)
+        logp_NT[index, : logp.shape[1]] = logp
+        entropy_NT[index, : logp.shape[1]] = entropies
+    return logp_NT, entropy_NT
+
+
+def collate(
+    groups: Sequence[Group],
+    logprobs: LogProbs,
+    *,
+    max_tokens: int,
+    reference: LogProbs | None = None,
+    mask_truncated: bool = False,
+    is_cap: float = 0.0,
+) -> tuple[Minibatch, float]:
+    """The batch of ``groups`` with its old log-probs, and the policy's mean entropy (nats a token).
+
+    ``mask_truncated`` takes rollouts cut off at the limit out of the loss. ``is_cap`` above 0 weighs each token
+    by ``min(pi_old under the trainer / under the engine, is_cap)``.
+    """
+    shape_QK = (len(groups), len(groups[0].rollouts))
+    rollouts = [r for g in groups for r in g.rollouts]
+    verdicts = [v for g in groups for v in g.verdicts]
+    rows = tuple(Row(g.prompt.tokens, r.tokens) for g in groups for r in g.rollouts)
+    length = max(1, *(len(r.tokens) for r in rollouts))
+    micro = micro_batches(rows, max_tokens)
+    old_NT, entropy_NT = no_grad_pass(logprobs, rows, length, micro, entropy=True)
+
+    def dense(values: Sequence[Sequence[float]]) -> Tensor:
+        return torch.tensor([[*v, *[0] * (length - len(v))] for v in values]).to(old_NT)
+
+    mask_NT = dense([r.mask for r in rollouts])
+    entropy = float((entropy_NT * mask_NT).sum() / mask_NT.sum().clamp(min=1))
+    weight_NT = (old_NT - dense([r.logp for r in rollouts])).exp().clamp(max=is_cap) if is_cap > 0 else None
+    if mask_truncated:
+        stopped = torch.tensor([r.finished == "stop" for r in rollouts]).to(mask_NT)
+        mask_NT = mask_NT * stopped.unsqueeze(1)
+    batch = Batch(
+        old_logp_QKT=old_NT.unflatten(0, shape_QK),
+        mask_QKT=mask_NT.unflatten(0, shape_QK),
+        reward_QK=torch.tensor([v.reward for v in verdicts]).to(old_NT).unflatten(0, shape_QK),
+        correct_QK=torch.tensor([v.correct for v in verdicts], device=old_NT.device).unflatten(0, shape_QK),
+        present_QK=torch.ones(shape_QK, dtype=torch.bool, device=old_NT.device),
+    )
+    if reference is not None:
+        reference_NT, _ = no_grad_pass(reference, rows, length, micro)
+        batch = replace(batch, reference_logp_QKT=reference_NT.unflatten(0, shape_QK))
+    return Minibatch(
+        tuple(groups), rows, batch, None if weight_NT is None else weight_NT.unflatten(0, shape_QK)
+    ), entropy

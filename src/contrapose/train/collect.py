@@ -1,0 +1,85 @@
+"""Draw, roll out, verify and judge until a batch of groups is accepted (ReNCE Algorithm 1, lines 3-16 and 18)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from contrapose.prompts.pool import PromptPool
+from contrapose.rollout.engine import RolloutEngine
+from contrapose.rollout.sampler import Sampling, seed_of
+from contrapose.types import Fate, Group, PoolExhausted
+from contrapose.verify.verifier import Verifier
+
+
+class Judged(NamedTuple):
+    """A drawn group, its fate, and whether it is trained on in this step (surplus groups pass but are not)."""
+
+    group: Group
+    fate: Fate
+    kept: bool
+
+
+@dataclass
+class Collected:
+    """What one step drew, in the order of drawing. The first ``wanted`` groups that pass are kept."""
+
+    wanted: int
+    judged: list[Judged] = field(default_factory=list)
+    rounds: int = 0
+    accepted: list[Group] = field(default_factory=list)
+
+    def add(self, group: Group, fate: Fate) -> None:
+        """Take in the next group."""
+        kept = fate == "train" and len(self.accepted) < self.wanted
+        self.judged.append(Judged(group, fate, kept))
+        if kept:
+            self.accepted.append(group)
+
+    @property
+    def surplus(self) -> list[Group]:
+        """Groups that passed after the batch was full; their prompts go back, their rollouts are dropped."""
+        return [group for group, fate, kept in self.judged if fate == "train" and not kept]
+
+
+def collect(
+    pool: PromptPool,
+    engine: RolloutEngine,
+    verifier: Verifier,
+    *,
+    wanted: int,
+    k: int,
+    seed: int,
+    sampling: Sampling,
+    refill: bool,
+    max_rounds: int,
+    each: Callable[[], None] = lambda: None,
+) -> Collected:
+    """Rounds of drawing until ``wanted`` groups are accepted (one round without ``refill``).
+
+    Each round draws what is still needed at the recent rate of acceptance, at most twice the batch. ``each`` is
+    called after every finished group and may raise Stopped. Raises PoolExhausted after ``max_rounds`` rounds.
+    """
+    out = Collected(wanted)
+    while len(out.accepted) < wanted:
+        if out.rounds == max_rounds:
+            raise PoolExhausted(
+                f"filter.max_rounds: only {len(out.accepted)} of {wanted} groups were accepted in {max_rounds} rounds "
+                f"({len(out.judged)} drawn): raise it, widen filter.t_hard to filter.t_easy, or lower batch.prompts"
+            )
+        missing = wanted - len(out.accepted)
+        prompts = pool.draw(min(pool.needed(missing), 2 * wanted) if refill else wanted)
+        found: dict[str, Group] = {}
+        for prompt, rollouts in engine.generate(prompts, k, seed_of(seed, out.rounds), sampling):
+            found[prompt.id] = Group(prompt, rollouts, tuple(verifier(prompt, r) for r in rollouts))
+            each()
+        fates = [pool.judge(found[p.id]) for p in prompts]  # in the order of drawing, not of finishing
+        pool.observe(fates.count("train"), len(fates))
+        for prompt, fate in zip(prompts, fates, strict=True):
+            out.add(found[prompt.id], fate)
+        out.rounds += 1
+        if not refill:
+            break
+    pool.put_back(group.prompt for group in out.surplus)
+    return out

@@ -1,0 +1,103 @@
+"""One optimizer step: mini-batch -> credit -> micro-batches -> step. The only ``.backward()`` of training.
+
+The credit is known before the gradient pass, so any micro-batch split gives the same gradient, groups may be
+cut anywhere, and no denominator appears after the credit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from contrapose.objectives.credit import credit_of
+from contrapose.objectives.objective import Objective
+from contrapose.objectives.plan import Plan
+from contrapose.policy.logprobs import LogProbs
+from contrapose.train.collate import Minibatch, micro_batches, no_grad_pass
+from contrapose.types import ContraposeError, Now
+
+
+class NumericalStop(ContraposeError):
+    """Something that must be finite is not."""
+
+    exit_code = 5
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What one gradient pass saw and gave: the log-probs it started from, the credit of each token, and J."""
+
+    logp_QKT: Tensor
+    credit_QKT: Tensor
+    J: float
+
+
+def update(
+    logprobs: LogProbs,
+    optimizer: torch.optim.Optimizer,
+    objective: Objective,
+    minibatch: Minibatch,
+    now: Now,
+    *,
+    fresh: bool,
+    max_tokens: int,
+    clip: float,
+    generator: torch.Generator | None = None,
+) -> tuple[Plan, Pushed, float]:
+    """Take one step uphill on J. Returns the plan, what was pushed, and the gradient's norm before clipping.
+
+    ``fresh`` says that theta is still theta_old: the old log-probs are then the scores, and no first pass is
+    needed. Raises NumericalStop, with the weights untouched, when the gradient is not finite.
+    """
+    plan = objective.plan(minibatch.batch, generator=generator)
+    optimizer.zero_grad(set_to_none=True)
+    micro = micro_batches(minibatch.rows, max_tokens)
+    pushed = accumulate(logprobs, objective, minibatch, plan, now, micro, fresh=fresh)
+    norm = float(torch.nn.utils.clip_grad_norm_(logprobs.model.parameters(), clip))
+    if not norm < float("inf"):
+        raise NumericalStop(f"the gradient's norm is {norm}: lower optim.lr, or look at the last rows of metrics.jsonl")
+    optimizer.step()
+    return plan, pushed, norm
+
+
+def accumulate(
+    logprobs: LogProbs,
+    objective: Objective,
+    minibatch: Minibatch,
+    plan: Plan,
+    now: Now,
+    micro: Sequence[Sequence[int]],
+    *,
+    fresh: bool,
+) -> Pushed:
+    """Add the gradient of -J to the parameters, over any split of the rows into micro-batches.
+
+    Objectives whose credit needs no more than the rollout's own log-probs take it from the gradient pass itself;
+    the others need the whole group's scores first, from a pass without grad.
+    """
+    rows, shape_QKT, weight_QKT = minibatch.rows, plan.weight_QKT.shape, minibatch.token_weight_QKT
+    live = not fresh and objective.coupling in ("token", "rollout")
+    if live:
+        logp_QKT = torch.zeros_like(plan.batch.old_logp_QKT)
+        credit_QKT, J = torch.zeros_like(logp_QKT), 0.0
+    else:
+        first_NT = None if fresh else no_grad_pass(logprobs, rows, shape_QKT[2], micro)[0]
+        logp_QKT = plan.batch.old_logp_QKT if first_NT is None else first_NT.view(shape_QKT)
+        credit_QKT, total_J = credit_of(objective, logp_QKT, plan, now)
+        J = float(total_J)
+    logp_NT, credit_NT = logp_QKT.flatten(0, 1), credit_QKT.flatten(0, 1)  # views
+    weight_NT = None if weight_QKT is None else weight_QKT.flatten(0, 1)
+    for index in micro:
+        live_NT = logprobs([rows[i] for i in index])
+        at, width = torch.tensor(index, device=live_NT.device), live_NT.shape[1]
+        if live:
+            part_N1T, part_J = credit_of(objective, live_NT.detach().unsqueeze(1), plan.rollouts(at, width), now)
+            logp_NT[at, :width], credit_NT[at, :width] = live_NT.detach(), part_N1T.squeeze(1)
+            J += float(part_J)
+        if weight_NT is not None:
+            credit_NT[at] *= weight_NT[at]
+        (-(credit_NT[at, :width] * live_NT).sum()).backward()
+    return Pushed(logp_QKT, credit_QKT, J)

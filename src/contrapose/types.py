@@ -1,0 +1,136 @@
+"""The nouns every room shares, and the legend of tensor names.
+
+A tensor's name ends in its logical dimensions, outermost first:
+
+    Q  prompts (a group each)      K  rollouts of one prompt      T  response tokens of one rollout
+    N  rows or tokens packed into one list, whatever group they come from
+    V  vocabulary
+
+``logp_QKT`` is thus a dense ``[Q, K, T]`` tensor. Log-probabilities are natural (nats) and those of the
+logits divided by the rollout temperature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Fate = Literal["train", "too_hard", "too_easy", "mastered"]
+
+
+class ContraposeError(Exception):
+    """An error that a user can mend. Its text is one line: the culprit and what to change."""
+
+    exit_code = 2
+
+
+class PoolExhausted(ContraposeError):
+    """No prompt is left to draw, or the round limit was reached before the batch was full."""
+
+    exit_code = 3
+
+
+class Stopped(Exception):
+    """A person or the machine asked the run to stop; what follows is a checkpoint, not a failure."""
+
+
+def nearest(name: str, valid: list[str]) -> str:
+    """``" (did you mean 'x'?)"`` for the valid name closest to ``name``, or all of them if none is close."""
+    import difflib
+
+    close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else f" (one of: {', '.join(valid)})"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question with a verifiable answer. ``tokens`` is the rendered question, empty until a template did it."""
+
+    id: str
+    problem: str
+    answer: str
+    source: str = ""
+    tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled answer. ``mask`` is 1 on tokens the policy chose itself (its EOS included) and 0 on inserted ones.
+
+    ``logp`` holds the engine's log-probs; the trainer recomputes its own. ``finished`` is ``"stop"`` after an
+    EOS and ``"length"`` when the response limit cut it off.
+    """
+
+    tokens: tuple[int, ...]
+    mask: tuple[int, ...]
+    logp: tuple[float, ...]
+    text: str
+    finished: Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the verifier says of one rollout. ``correct`` is the truth, ``reward`` what the loss is fed.
+
+    ``status`` tells how the verdict came about (``correct wrong no_answer``); a status is
+    never a reward by itself. ``seconds`` is wall time.
+    """
+
+    reward: float
+    correct: bool
+    boxed: str | None
+    status: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Group:
+    """One prompt with its K rollouts and their verdicts, in sampling order."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def correct(self) -> int:
+        return sum(v.correct for v in self.verdicts)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(r.tokens) for r in self.rollouts)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an objective may see of the rollouts of one optimizer step (or of a part of it).
+
+    ``present_QK`` is False where a group has fewer than K rollouts. An empty completion is present with an
+    all-zero mask: it counts in reward statistics, but has no score and receives no credit.
+    """
+
+    old_logp_QKT: Tensor
+    mask_QKT: Tensor
+    reward_QK: Tensor
+    correct_QK: Tensor
+    present_QK: Tensor
+    reference_logp_QKT: Tensor | None = None
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Batch:
+        """The same batch with ``f`` applied to each of its tensors."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: f(x) for name, x in tensors.items() if x is not None})
+
+
+@dataclass(frozen=True)
+class Now:
+    """Where training stands, as far as an objective depends on it.
+
+    ``progress`` is the fraction of training done (0 to 1); ``kl_coef`` the trust region's present coefficient.
+    """
+
+    progress: float = 0.0
+    kl_coef: float = 0.0
