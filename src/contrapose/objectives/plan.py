@@ -37,8 +37,9 @@ class Totals:
 
 @dataclass(frozen=True)
 class Plan:
-    """A batch as an objective sees it, constant in theta. It may be cut by group, and by rollout where no factor couples a
-    whole group.
+    """A batch as an objective sees it, constant in theta.
+
+    It may be cut by group, and by rollout where no factor couples a whole group.
 
     ``side_QK`` is +1 for a positive, -1 for a negative, 0 for neither; ``advantage_QK`` weights the score of
     each rollout in a linear contrast and is 0 elsewhere; ``weight_QKT`` comes from the aggregate.

@@ -137,7 +137,7 @@ class PromptPool:
         self._queue = [i for i in self._prompts if i not in self._mastered]
         if not self._queue:
             raise PoolExhausted(
-                f"data: all {len(self._prompts)} prompts are mastered: add some, or raise filter.t_master or filter.patience"
+                f"data: all {len(self._prompts)} prompts are mastered: add some, or raise filter.t_master"
             )
         random.Random(f"{self._seed}/{self._epoch}").shuffle(self._queue)
 
@@ -158,7 +158,7 @@ class PromptPool:
         missing = [i for i in named if i not in self._prompts]
         if missing:
             raise ContraposeError(
-                f"data: {len(missing)} prompts of the checkpoint are gone ({missing[0]}, ...): resume with the same data"
+                f"data: {len(missing)} prompts of the checkpoint are gone ({missing[0]}): resume with the same data"
             )
         self._epoch, self._queue, self._cache = state["epoch"], list(state["queue"]), list(state["cache"])
         self._mastered, self._mastered_visits = set(state["mastered"]), dict(state["mastered_visits"])
