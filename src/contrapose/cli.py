@@ -81,14 +81,13 @@ def _train(config: Config, folder: Path, resume: bool) -> int:
         run = Run(config, folder, resume=resume)
     screen = Screen(console, config.steps)
     run.on_group = lambda group: screen.on_eval_group(len(run.eval_prompts))
-    run.on_eval = screen.on_eval
+    run.on_eval, run.on_trained = screen.on_eval, screen.on_trained
     for line in run.describe():
         screen.log(line)
-    with screen, run.stop:
+    with run, screen:
         screen.started_at(run.step)
         finished = loop(run, screen.on_step)
     if not finished:
-        run.close()
         screen.log(f"stopped after step {run.step}; go on with: contrapose train --resume --out {folder}")
         return STOPPED
     model = run.finish()
@@ -184,8 +183,9 @@ def doctor() -> None:
     """Versions, devices, what is installed, and what each missing extra would give."""
     from importlib.metadata import PackageNotFoundError, version
 
-    import torch
     from rich.table import Table
+
+    from contrapose.train.run import facts
 
     def installed(package: str) -> str:
         try:
@@ -193,21 +193,13 @@ def doctor() -> None:
         except PackageNotFoundError:
             return "missing"
 
-    table = Table("part", "found", "what it is for")
-    table.add_row("python", sys.version.split()[0], "")
+    table, found = Table("part", "found", "what it is for"), facts()
+    table.add_row("python", found["python"], "")
     for package, use in {**CORE, **EXTRAS}.items():
         table.add_row(package, installed(package), use)
-    table.add_row(
-        "threads",
-        str(torch.get_num_threads()),
-        "set OMP_NUM_THREADS to change; results are bit-exact only at the same count",
-    )
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    table.add_row("GPU", ", ".join(gpus) or "none", "" if gpus else "models run on the CPU")
+    table.add_row("device", found["device"], "where models run")
+    table.add_row("threads", str(found["threads"]), "OMP_NUM_THREADS; runs repeat bit for bit only at the same number")
     Console().print(table)
-    missing = [package for package in CORE if installed(package) == "missing"]
-    if missing:
-        raise ContraposeError(f"missing: {', '.join(missing)}: pip install contrapose")
 
 
 CORE = {
@@ -241,15 +233,6 @@ def abacus_build(
         progress=lambda step, loss: screen.log(f"step {step}/{steps}  loss {loss:.3f}") if step % 50 == 0 else None,
     )
     screen.log(f"model  {out}")
-
-
-@abacus_app.command("show")
-def abacus_show(count: Annotated[int, typer.Option(min=1)] = 8, seed: int = 0) -> None:
-    """Examples of what the base model was taught: its good and bad habits."""
-    from contrapose.prompts.abacus import corpus
-
-    for problem, answer in corpus(seed, count):
-        print(problem + answer)
 
 
 def _quiet() -> None:

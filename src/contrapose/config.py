@@ -32,7 +32,7 @@ class ObjectiveConfig(BaseModel):
 
 class ModelConfig(Section):
     path: str = ""  # folder, hub name, or "abacus"
-    dtype: Literal["float32", "bfloat16", "float16", "float64"] = "bfloat16"
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     reference: str = ""  # for a KL to a reference; empty: the model as it was before training
 
 

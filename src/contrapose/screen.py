@@ -12,6 +12,18 @@ from rich.table import Table
 
 from contrapose.evaluate.statistics import Estimate
 
+HEADINGS = (
+    "    step",
+    "accuracy",
+    "reward",
+    "accepted/drawn",
+    "length",
+    "cut off",
+    "tokens/s",
+    "seconds",
+    "  eta",
+)
+
 
 class Screen:
     """Progress of a run on ``console``. Use as a context."""
@@ -32,6 +44,8 @@ class Screen:
         )
         self._training = self._progress.add_task("training", total=steps, note="", visible=steps > 0)
         self._evaluating: TaskID | None = None
+        self._headed = False
+        self._group: Mapping[str, Any] | None = None
 
     def __enter__(self) -> Screen:
         self._progress.start()
@@ -52,12 +66,28 @@ class Screen:
         """A row of ``metrics.jsonl`` was written."""
         self._progress.update(self._training, completed=row["step"], note=f"accuracy {row['accuracy']:.3f}")
         left = row["seconds"] * (self.steps - row["step"])
-        self.log(
-            f"step {row['step']:>{len(str(self.steps))}}/{self.steps}  accuracy {row['accuracy']:.3f}  "
-            f"reward {row['reward_mean']:.3f}  groups {row['accepted_groups']}/{row['drawn_groups']} accepted/drawn  "
-            f"length {row['length_mean']:.1f}  cut {row['truncated']:.1%}  "
-            f"{row['generated_tokens'] / row['seconds']:,.0f} tokens/s  {row['seconds']:.1f} s  eta {_minutes(left)}"
+        cells = (
+            f"{row['step']}/{self.steps}",
+            f"{row['accuracy']:.3f}",
+            f"{row['reward_mean']:.3f}",
+            f"{row['accepted_groups']}/{row['drawn_groups']}",
+            f"{row['length_mean']:.1f}",
+            f"{row['truncated']:.1%}",
+            f"{row['generated_tokens'] / row['seconds']:,.0f}",
+            f"{row['seconds']:.1f}",
+            _minutes(left),
         )
+        if not self._headed:
+            self.log("  ".join(HEADINGS))
+            self._headed = True
+        self.log("  ".join(cell.rjust(len(heading)) for cell, heading in zip(cells, HEADINGS, strict=True)))
+        if self._group and (row["step"] == 1 or row["step"] % max(1, self.steps // 4) == 0):
+            self.log(_contrast(self._group))
+
+    def on_trained(self, group: Mapping[str, Any]) -> None:
+        """A group was trained on; its row of ``rollouts.jsonl``."""
+        if len({r["correct"] for r in group["rollouts"]}) == 2:
+            self._group = group
 
     def on_eval_group(self, problems: int) -> None:
         """One of the ``problems`` of an evaluation was answered."""
@@ -95,6 +125,19 @@ def evaluation_table(columns: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, show in rows:
         table.add_row(name, *(show(e) for e in columns.values()))
     return table
+
+
+def _contrast(group: Mapping[str, Any]) -> str:
+    """The answer of a group that was pulled up most and the one that was pushed down most, with their credits."""
+    by_credit = sorted(group["rollouts"], key=lambda r: r["credit"])
+    pulled, pushed = (f"{r['credit']:+.4f} {_end(r['text'], 48)}" for r in (by_credit[-1], by_credit[0]))
+    return f"          {_end(group['problem'], 40)}  pulled up {pulled}  pushed down {pushed}"
+
+
+def _end(text: str, width: int) -> str:
+    """The end of ``text`` on one line, control characters shown as escapes."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= width else "..." + line[-width:]
 
 
 def _minutes(seconds: float) -> str:

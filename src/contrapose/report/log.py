@@ -19,15 +19,14 @@ class JsonLines:
     def append(self, row: dict[str, Any]) -> None:
         """Write one row. Non-finite numbers become null; text may hold anything, lone surrogates included."""
         self._file.write(json.dumps(_plain(row), ensure_ascii=True, allow_nan=False).encode() + b"\n")
+        self._file.flush()
 
     def size(self) -> int:
-        """Bytes written so far, flushed."""
-        self._file.flush()
+        """Bytes written so far."""
         return os.fstat(self._file.fileno()).st_size
 
     def cut(self, size: int) -> None:
         """Drop everything after the first ``size`` bytes."""
-        self._file.flush()
         self._file.truncate(size)
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ STEP = {
     "drawn_groups": "groups rolled out in this step",
     "accepted_groups": "groups trained on in this step",
     "rounds": "draws it took to fill the batch",
-    "mastered": "prompts removed for good so far",
+    "mastered_prompts": "prompts removed for good so far",
     "generated_tokens": "response tokens of all rollouts drawn",
     "kept_tokens": "response tokens of the groups trained on",
     "length_mean": "mean response length of all rollouts drawn, tokens",

@@ -83,6 +83,7 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
             updates.append(update_row(run.objective, plan, pushed, run.now, kl, norm))
             for row in trained_rows(step + 1, minibatch, run.objective, run.others, plan, pushed, run.now):
                 run.rollouts.append(row)
+                run.on_trained(row)
             if run.objective.trust and number > 0:  # at theta_old the KL is 0 by construction and says nothing
                 run.now = run.objective.trust.adapt(run.now, kl, plan.totals.rollouts)
     for row in ledger_rows(step + 1, drawn, run.pool.thresholds):

@@ -74,7 +74,7 @@ def step_row(
         "drawn_groups": len(drawn.judged),
         "accepted_groups": len(drawn.accepted),
         "rounds": drawn.rounds,
-        "mastered": mastered,
+        "mastered_prompts": mastered,
         "generated_tokens": sum(len(r.tokens) for r in rollouts),
         "kept_tokens": sum(g.tokens for g in drawn.accepted),
         "length_mean": fmean(len(r.tokens) for r in rollouts),

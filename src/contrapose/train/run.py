@@ -33,6 +33,11 @@ from contrapose.train.stop import StopRequest
 from contrapose.types import ContraposeError, Group, Now, Prompt
 from contrapose.verify.verifier import Verifier
 
+BF16_NOTE = (
+    "note       model.dtype = bfloat16 holds the weights themselves in 8 bits of precision: small updates round to "
+    "nothing (float32 trains exactly)"
+)
+
 
 def make_objective(config: Config) -> Objective:
     """The configured objective. Raises ContraposeError that names the hyper-parameter and the nearest valid one."""
@@ -45,8 +50,8 @@ def make_objective(config: Config) -> Objective:
 class Run:
     """Everything a loop needs: policy, engine, verifier, pool, optimizer, schedules, and the files of the run.
 
-    ``step`` counts finished steps. With ``resume`` it goes on from the newest checkpoint in ``folder``, and the
-    jsonl files are cut back to it, so that no row stands twice.
+    A context: inside it Ctrl-C and SIGTERM ask for a stop. ``step`` counts finished steps. With ``resume`` it goes
+    on from the newest checkpoint in ``folder``, and the jsonl files are cut back to it, so that no row stands twice.
     """
 
     def __init__(
@@ -57,8 +62,10 @@ class Run:
         resume: bool = False,
         on_group: Callable[[Group], None] = lambda group: None,
         on_eval: Callable[[dict[str, Any]], None] = lambda row: None,
+        on_trained: Callable[[dict[str, Any]], None] = lambda row: None,
     ) -> None:
-        self.config, self.folder, self.on_group, self.on_eval = config, folder, on_group, on_eval
+        self.config, self.folder = config, folder
+        self.on_group, self.on_eval, self.on_trained = on_group, on_eval, on_trained
         self._notes: list[str] = []
         self.objective = make_objective(config)
         self.others = {name: make() for name, make in ZOO.items() if name != config.objective.name}
@@ -106,6 +113,7 @@ class Run:
             f"data       {config.data.path}: {prompts:,} prompts, template {config.data.template}{chat}",
             f"a step     {config.batch.prompts} groups of {config.rollout.k} rollouts, {config.batch.updates} updates",
             *self._notes,
+            *([BF16_NOTE] if config.model.dtype == "bfloat16" else []),
         ]
 
     def warm_up(self) -> None:
@@ -160,13 +168,16 @@ class Run:
         return checkpoint.save(self.folder, self.step, self.model, self.tokenizer, self.optimizer, state, keep)
 
     def finish(self) -> Path:
-        """Write the trained model to ``model/`` and close the files."""
+        """Write the trained model to ``model/``."""
         save_model(self.model, self.tokenizer, self.folder / "model")
-        self.close()
         return self.folder / "model"
 
-    def close(self) -> None:
-        """Flush and close the jsonl files."""
+    def __enter__(self) -> Run:
+        self.stop.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.__exit__()
         for file in self._files():
             file.close()
 
@@ -226,6 +237,7 @@ def facts() -> dict[str, Any]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
     }
 

@@ -1,0 +1,159 @@
+"""The command line as a person meets it: exit codes, one-line errors, a run from start to finish, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from contrapose.cli import main
+from contrapose.prompts.abacus import BASE_MODEL
+
+SMALL = ["--set", "steps=3", "--set", "batch.prompts=4", "--set", "batch.updates=2", "--set", "rollout.k=4"]
+SMALL += ["--set", "eval.data=abacus:validation", "--set", "eval.samples=1"]
+
+
+def contrapose(monkeypatch, *arguments: str) -> int:
+    """The exit code of ``contrapose *arguments``, in this process."""
+    monkeypatch.setattr("sys.argv", ["contrapose", *arguments])
+    try:
+        main()
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def test_help_is_light():
+    """``--help`` must not wait for torch."""
+    code = (
+        "import sys; sys.argv = ['contrapose', '--help']\n"
+        "from contrapose.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'sympy'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "objectives", "doctor", "abacus"])
+def test_every_command_explains_itself(monkeypatch, capsys, command):
+    assert contrapose(monkeypatch, command, "--help") == 0
+    assert "Usage" in capsys.readouterr().out
+
+
+def test_train_then_eval_then_resume_refused(monkeypatch, capsys, tmp_path):
+    run = tmp_path / "run"
+    assert contrapose(monkeypatch, "train", "--out", str(run), "--seed", "3", *SMALL) == 0
+    shown = capsys.readouterr().out
+    for expected in ("before training: accuracy", " 3/3 ", "accepted/drawn", "tokens/s", "eta", "95 % interval"):
+        assert expected in shown
+    assert str(run / "model") in shown.replace("\n", "")
+    assert "seed = 3" in (run / "config.toml").read_text()
+    out = tmp_path / "evaluation"
+    flags = ["--data", "abacus", "--limit", "20", "--samples", "2", "--temperature", "1", "--out", str(out)]
+    assert contrapose(monkeypatch, "eval", str(run), *flags) == 0
+    assert json.loads((out / "eval.json").read_text())[0]["problems"] == 20
+    assert len((out / "rollouts.jsonl").read_text().splitlines()) == 20
+    capsys.readouterr()
+    assert contrapose(monkeypatch, "train", "--out", str(run), *SMALL) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert contrapose(monkeypatch, "train", "--out", str(run), "--resume", "--seed", "1") == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_an_example_of_the_contrast_is_shown(monkeypatch, capsys, tmp_path):
+    """A right answer pulled up and a wrong one pushed down, with their credits."""
+    assert contrapose(monkeypatch, "train", "--out", str(tmp_path / "run"), *SMALL) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if "pulled up" in x)
+    assert "pulled up +" in line
+    assert "pushed down -" in line
+
+
+BAD = {
+    "train --set optim.lrr=1": "optim.lrr: no such key (did you mean 'optim.lr'?)",
+    "train --set filter.t_hard=0.6": "filter.t_hard: 0.6 must be below filter.t_easy = 0.5",
+    "train --set filter.t_master=0": "filter.t_master",
+    "train --set batch.updates=5": "batch.prompts: 32 is not divisible by batch.updates = 5",
+    "train --set rollout.k=1": "rollout.k",
+    "train --set rollout.top_p=0.9": "rollout.top_p",
+    "train --set rollout.temperature=0": "rollout.temperature",
+    "train --set optim.lr=fast": "optim.lr",
+    "train --set objective.name=renc": "'renc' is unknown",
+    "train --set objective.btea=1": "objective.btea: not a hyper-parameter of rence (did you mean 'beta'?)",
+    "train --set objective.margin=cosine": "objective.margin: 'cosine' is not a choice",
+    "train --set nonsense": "write it as key=value",
+    "train --set data.path=missing.jsonl": "model.path is not set",
+    "train --set data.path=missing.jsonl --set model.path=abacus": "missing.jsonl does not exist",
+    "train --set model.path=/nowhere/at/all": "/nowhere/at/all is not a folder",
+    "train --set data.template=rance": "data.template: 'rance' is unknown (did you mean 'rence'?)",
+    "train --set data.template=conspo": "the tokenizer cannot spell",
+    "train --set eval.data=abacus:exam": "no such split",
+    "train --set data.max_prompt_tokens=1": "data.max_prompt_tokens",
+    "train --set rollout.max_tokens=1000": "rollout.max_tokens: 1000",
+    "train abacsu": "recipe 'abacsu' is unknown (did you mean 'abacus'?)",
+    "train missing.toml": "missing.toml",
+    "train --resume": "--resume: give --out",
+    "train --resume --out nowhere": "nowhere/config.toml",
+    "eval /nowhere/at/all": "/nowhere/at/all is not a folder",
+    "eval abacus --data missing.csv": "neither 'abacus' nor a .jsonl or .parquet",
+    "eval abacus --dtype float31": "float31",
+    "objectives renc": "did you mean 'rence'?",
+}
+
+
+@pytest.mark.parametrize("line", BAD)
+def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, line):
+    """It names the culprit, and nothing is left behind."""
+    monkeypatch.chdir(tmp_path)
+    assert contrapose(monkeypatch, *line.split()) == 2
+    error = capsys.readouterr().err
+    assert BAD[line] in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_objectives_are_listed_with_their_equations(monkeypatch, capsys):
+    assert contrapose(monkeypatch, "objectives") == 0
+    assert {"rence", "conspo", "grpo"} <= set(capsys.readouterr().out.split())
+    assert contrapose(monkeypatch, "objectives", "conspo") == 0
+    shown = capsys.readouterr().out
+    assert "2605.12969" in shown
+    assert "tau" in shown
+
+
+def test_doctor_names_what_is_here(monkeypatch, capsys):
+    assert contrapose(monkeypatch, "doctor") == 0
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("torch", "transformers", "math-verify", "threads", "device"))
+
+
+def test_ctrl_c_saves_and_the_resumed_run_ends_as_one_never_stopped(tmp_path):
+    """SIGINT in the middle of a run: exit code 75, a checkpoint, and the way to go on."""
+    settings = [x.replace("steps=3", "steps=6") for x in SMALL]
+    command = [sys.executable, "-m", "contrapose", "train", *settings]
+    whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    cut = tmp_path / "cut"
+    process = subprocess.Popen([*command, "--out", str(cut)], stdout=subprocess.PIPE, text=True, env=os.environ)
+    while not (cut / "metrics.jsonl").exists() or len((cut / "ledger.jsonl").read_bytes()) == 0:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, shown
+    assert f"--resume --out {cut}" in shown
+    assert len(list((cut / "checkpoints").iterdir())) == 1
+    again = [sys.executable, "-m", "contrapose", "train", "--resume", "--out", str(cut)]
+    assert subprocess.run(again, capture_output=True, check=False).returncode == 0
+    for name in ("ledger.jsonl", "rollouts.jsonl", "eval.json", "model/model.safetensors"):
+        assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_no_pickle_or_network_address_is_shipped():
+    assert {p.suffix for p in Path(BASE_MODEL).iterdir()} == {".json", ".safetensors"}

@@ -1,0 +1,106 @@
+"""The house keeps its rooms: who may import whom, what may be written where, and how large a thing may grow."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "contrapose"
+FILES = sorted(SOURCE.rglob("*.py"))
+ROOMS = {
+    "types": set(),
+    "config": set(),
+    "objectives": set(),
+    "prompts": set(),
+    "verify": set(),
+    "policy": set(),
+    "report": set(),
+    "rollout": {"policy"},
+    "evaluate": {"config", "prompts", "verify", "rollout", "report"},
+    "train": {"config", "objectives", "prompts", "verify", "policy", "rollout", "report", "evaluate"},
+    "cli": {"config", "objectives", "verify", "train", "evaluate", "report"},
+}
+ROOM_OF_FILE = {"screen": "cli", "__main__": "cli"}
+
+
+def room_of(path: Path) -> str:
+    name = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    return ROOM_OF_FILE.get(name, name)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def calls(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.name != "__init__.py" or f.parent != SOURCE], ids=str)
+def test_a_room_imports_only_what_is_drawn(path):
+    """Every room may know the types; beyond that only its arrows."""
+    room = room_of(path)
+    allowed = ROOMS[room] | {room, "types"}
+    for module in imports(ast.parse(path.read_text())):
+        package, _, rest = module.partition(".")
+        if package == "contrapose" and rest:
+            target = rest.split(".")[0]
+            assert ROOM_OF_FILE.get(target, target) in allowed, f"{room} must not import {module}"
+
+
+def files_calling(*endings: str) -> set[str]:
+    found = set()
+    for path in FILES:
+        if any(call.endswith(endings) for call in calls(ast.parse(path.read_text()))):
+            found.add(str(path.relative_to(SOURCE)))
+    return found
+
+
+def test_gradients_are_taken_in_two_places():
+    assert files_calling(".backward") == {"train/update.py", "train/pretrain.py"}
+    assert files_calling("optimizer.step") == {"train/update.py", "train/pretrain.py"}
+    assert files_calling("autograd.grad") == {"objectives/credit.py"}
+
+
+def test_only_the_command_line_prints():
+    assert {f for f in files_calling("print") if f not in ("cli.py", "screen.py")} == set()
+
+
+def test_fates_are_decided_in_the_pool_alone():
+    """No other room compares a rate with a threshold; it hands fates on."""
+    for path in FILES:
+        names = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        if {"t_hard", "t_easy", "t_master"} & names:
+            assert path.name == "pool.py"
+
+
+def test_devices_are_named_only_by_the_machine():
+    for path in FILES:
+        text = path.read_text()
+        if "torch.cuda" in text or '"cuda"' in text or '"cpu"' in text:
+            assert room_of(path) in ("policy", "rollout", "train"), path
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_nothing_grows_too_large(path):
+    """Files stay under 300 lines and functions under 60 (a signature and docstring included, with some slack)."""
+    tree = ast.parse(path.read_text())
+    assert len(path.read_text().splitlines()) <= 300
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and room_of(path) != "cli":
+            assert node.end_lineno - node.lineno < 75, f"{node.name} is too long"
+
+
+def test_nothing_unsafe_is_called():
+    forbidden = ("pickle.load", "torch.load", "joblib.load", "yaml.load", "os.system")
+    assert files_calling(*forbidden) == set()
+    for path in FILES:
+        assert not {"eval", "exec"} & set(calls(ast.parse(path.read_text())))
+        assert "shell=True" not in path.read_text()

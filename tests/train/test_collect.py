@@ -1,0 +1,126 @@
+"""Algorithm 1's inner loop, with an engine whose answers are written beforehand."""
+
+import pytest
+
+from contrapose.prompts.pool import PromptPool, Thresholds
+from contrapose.rollout.sampler import Sampling
+from contrapose.train.collect import collect
+from contrapose.train.measure import step_row
+from contrapose.train.record import ledger_rows
+from contrapose.types import PoolExhausted, Prompt, Stopped
+from contrapose.verify.verifier import Verifier
+from train_scripted import ScriptedEngine
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [Prompt(f"p{i}", f"problem {i}", str(i), tokens=(3,)) for i in range(count)]
+
+
+def gather(pool, engine, **kw):
+    settings = {"wanted": 4, "k": 8, "seed": 0, "sampling": Sampling(), "refill": True, "max_rounds": 9, **kw}
+    return collect(pool, engine, Verifier("format"), **settings)
+
+
+def by_index(table):
+    """Right answers of prompt pN: ``table[N]``."""
+    return ScriptedEngine(lambda prompt, _: table[int(prompt.id[1:]) % len(table)])
+
+
+def test_each_prompt_drawn_gets_one_fate():
+    """0 right: too hard; 1 to 4: train; 5, 6: too easy; 7, 8: mastered."""
+    engine = by_index(range(9))
+    pool = PromptPool(prompts(9), Thresholds(), cache=False)
+    drawn = gather(pool, engine, wanted=4, max_rounds=20)
+    fates = {g.prompt.id: fate for g, fate, _ in drawn.judged}
+    expected = ["too_hard", *["train"] * 4, *["too_easy"] * 2, *["mastered"] * 2]
+    assert len(fates) >= 8
+    assert all(fate == expected[int(prompt[1:])] for prompt, fate in fates.items())
+    assert len(drawn.accepted) == 4
+    ledger = [(row["prompt"], row["fate"]) for row in ledger_rows(1, drawn, pool.thresholds)]
+    assert ledger == [(g.prompt.id, fate) for g, fate, _ in drawn.judged]
+
+
+def test_groups_are_kept_in_the_order_of_drawing_not_of_finishing():
+    engine = by_index([2])
+    drawn = gather(PromptPool(prompts(50), Thresholds()), engine)
+    order = [i for r in engine.rounds for i in r]
+    assert [g.prompt.id for g in drawn.accepted] == order[:4]
+    assert [g.prompt.id for g, _, _ in drawn.judged] == order
+
+
+def test_surplus_prompts_are_rolled_out_again_first():
+    """The cache keeps prompts, not rollouts."""
+    engine, pool = by_index([2]), PromptPool(prompts(50), Thresholds())
+    first = gather(pool, engine)  # at an expected acceptance of a half, eight are drawn for four
+    surplus = [g.prompt.id for g in first.surplus]
+    assert len(surplus) == 4
+    second = gather(pool, engine)
+    assert [g.prompt.id for g in second.accepted] == surplus
+
+
+def test_surplus_is_forgotten_without_the_cache():
+    engine, pool = by_index([2]), PromptPool(prompts(50), Thresholds(), cache=False)
+    surplus = [g.prompt.id for g in gather(pool, engine).surplus]
+    gather(pool, engine)
+    assert not set(engine.rounds[-1]) & set(surplus)
+
+
+def test_it_refills_until_the_batch_is_full():
+    engine = by_index([0, 0, 0, 2])
+    drawn = gather(PromptPool(prompts(400), Thresholds()), engine, wanted=10)
+    assert len(drawn.accepted) == 10
+    assert drawn.rounds == len(engine.rounds) > 1
+
+
+def test_it_draws_no_more_than_the_recent_acceptance_calls_for():
+    """After a few steps at an acceptance of a half, about twice the batch is drawn, not more."""
+    engine, pool = by_index([0, 2]), PromptPool(prompts(4000), Thresholds(), cache=False)
+    for _ in range(6):
+        drawn = gather(pool, engine, wanted=16)
+    assert len(drawn.judged) <= 3 * 16
+
+
+def test_without_refill_one_round_is_all():
+    engine = by_index([0, 2])
+    drawn = gather(PromptPool(prompts(100), Thresholds()), engine, refill=False)
+    assert len(drawn.judged) == 4
+    assert drawn.rounds == 1
+    assert 0 <= len(drawn.accepted) <= 4
+
+
+def test_no_filter_trains_on_every_drawn_group():
+    """GRPO and ConSPO: all wrong and all right groups stay in the batch."""
+    engine = by_index([0, 8, 3])
+    drawn = gather(PromptPool(prompts(100), Thresholds(mode="none")), engine)
+    assert len(drawn.accepted) == len(drawn.judged) == 4
+
+
+def test_a_batch_that_cannot_be_filled_says_what_to_change():
+    with pytest.raises(PoolExhausted, match=r"0 of 4 groups.*3 rounds.*batch\.prompts"):
+        gather(PromptPool(prompts(100), Thresholds()), by_index([0]), max_rounds=3)
+
+
+def test_mastered_prompts_run_out():
+    with pytest.raises(PoolExhausted, match=r"all 20 prompts are mastered"):
+        gather(PromptPool(prompts(20), Thresholds()), by_index([8]), max_rounds=50)
+
+
+def test_a_stop_is_answered_between_groups():
+    def stop():
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        gather(PromptPool(prompts(20), Thresholds()), by_index([2]), each=stop)
+
+
+def test_the_step_counts_everything_drawn_before_filtering():
+    engine = by_index([0, 2, 8])
+    drawn = gather(PromptPool(prompts(300), Thresholds()), engine)
+    row = step_row(1, drawn, 0, None, [])
+    right, total = sum(g.correct for g, _, _ in drawn.judged), 8 * len(drawn.judged)
+    assert row["accuracy"] == pytest.approx(right / total)
+    assert row["reward_mean"] == pytest.approx((right + 0.1 * (total - right)) / total)
+    assert row["drawn_groups"] == len(drawn.judged)
+    assert row["accepted_groups"] == 4
+    assert row["generated_tokens"] == 24 * len(drawn.judged)
+    assert row["kept_tokens"] == 24 * 4

@@ -1,0 +1,200 @@
+"""Algorithm 1 end to end on abacus, a few small steps: the same seed gives the same bits, also across a stop."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from contrapose.config import resolve
+from contrapose.report.metrics import STEP, TIME_FIELDS, UPDATE
+from contrapose.train.loop import train
+from contrapose.train.run import Run
+from contrapose.types import ContraposeError
+
+SMALL = ["steps=4", "batch.prompts=4", "batch.updates=2", "rollout.k=4", "checkpoint.every=2", "eval.data=''"]
+
+
+def started(folder: Path, *settings: str, resume: bool = False) -> Run:
+    return Run(resolve(None, [*SMALL, *settings])[0], folder, resume=resume)
+
+
+def trained(folder: Path, *settings: str) -> Path:
+    with started(folder, *settings) as run:
+        assert train(run)
+        run.finish()
+    return folder
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def timeless(folder: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k not in TIME_FIELDS} for row in rows(folder / "metrics.jsonl")]
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert timeless(a) == timeless(b)
+    for name in ("rollouts.jsonl", "ledger.jsonl"):
+        assert (a / name).read_bytes() == (b / name).read_bytes()
+    weights = [load_file(folder / "model" / "model.safetensors") for folder in (a, b)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.fixture(scope="module", params=["rence", "conspo", "grpo"])
+def whole(request, tmp_path_factory):
+    """A run that was never stopped, and its objective."""
+    return trained(tmp_path_factory.mktemp("whole") / request.param, f"objective.name={request.param}"), request.param
+
+
+def test_two_runs_of_a_seed_are_the_same_bytes_and_another_seed_is_not(whole, tmp_path):
+    folder, name = whole
+    assert_same_run(folder, trained(tmp_path / "again", f"objective.name={name}"))
+    assert timeless(folder) != timeless(trained(tmp_path / "other", f"objective.name={name}", "seed=1"))
+
+
+@pytest.mark.parametrize("groups", [0, 3])
+def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, groups):
+    """Stopped after a step, or after ``groups`` groups of the third one (which then never happened)."""
+    folder, name = whole
+    run = started(tmp_path / "cut", f"objective.name={name}")
+    finished: list[int] = []
+
+    def on_step(row):
+        finished.append(row["step"])
+        if row["step"] == 2:
+            if groups == 0:
+                run.stop.requested = True
+            else:
+                stop_after(run, groups)
+
+    with run:
+        assert not train(run, on_step)
+    assert finished == [1, 2]
+    assert [p.name for p in sorted((tmp_path / "cut" / "checkpoints").iterdir())] == ["step-000002"]
+    with started(tmp_path / "cut", f"objective.name={name}", resume=True) as again:
+        assert again.step == 2
+        assert train(again)
+        again.finish()
+    assert_same_run(folder, tmp_path / "cut")
+
+
+def stop_after(run: Run, groups: int) -> None:
+    """Ask for a stop while the ``groups``-th group from now is being looked at."""
+    seen = []
+    judge = run.verifier
+
+    def verifier(prompt, rollout):
+        seen.append(prompt.id)
+        run.stop.requested = len(set(seen)) >= groups
+        return judge(prompt, rollout)
+
+    run.verifier = verifier
+
+
+def test_rows_written_after_the_checkpoint_are_cut_on_resume(whole, tmp_path):
+    """As after a kill: rows of a step whose checkpoint was never written must not stand twice."""
+    folder, name = whole
+    run = started(tmp_path / "killed", f"objective.name={name}", "checkpoint.every=2")
+
+    class Kill(Exception):
+        pass
+
+    def on_step(row):
+        if row["step"] == 3:
+            raise Kill
+
+    with run, pytest.raises(Kill):
+        train(run, on_step)
+    assert len(rows(tmp_path / "killed" / "metrics.jsonl")) == 3
+    with started(tmp_path / "killed", f"objective.name={name}", resume=True) as again:
+        assert train(again)
+        again.finish()
+    assert_same_run(folder, tmp_path / "killed")
+
+
+def test_every_metric_is_documented_and_every_documented_one_is_there(whole):
+    folder, _ = whole
+    for row in rows(folder / "metrics.jsonl"):
+        assert set(row) == set(STEP)
+        assert all(set(update) == set(UPDATE) for update in row["updates"])
+
+
+def test_the_run_folder_holds_what_is_promised(whole):
+    folder, name = whole
+    groups = rows(folder / "rollouts.jsonl")
+    ledger = rows(folder / "ledger.jsonl")
+    metrics = rows(folder / "metrics.jsonl")
+    assert len(groups) == len(ledger) == sum(m["drawn_groups"] for m in metrics)
+    kept = [g for g in groups if "score" in g["rollouts"][0]]
+    assert len(kept) == sum(m["accepted_groups"] for m in metrics) == 16
+    assert all(g["fate"] == "train" for g in kept)
+    detailed = [g for g in groups if "token_credit" in g]
+    for group in detailed:
+        for ids, logp, credit in zip(group["token_ids"], group["logp"], group["token_credit"], strict=True):
+            assert len(ids) == len(logp) == len(credit)
+        assert set(group["others"]) == {"rence", "conspo", "grpo"} - {name}
+    assert (folder / "config.toml").read_text().count("[run]") == 1
+
+
+def test_the_final_model_loads_in_transformers_and_generates(whole):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(whole[0] / "model")
+    tokenizer = AutoTokenizer.from_pretrained(whole[0] / "model")
+    ids = tokenizer("3+4=", return_tensors="pt")["input_ids"]
+    text = tokenizer.decode(model.generate(ids, max_new_tokens=20, do_sample=False)[0])
+    assert text.startswith("3+4=")
+    assert len(text) > 4
+
+
+def test_lambda_rests_at_theta_old_and_the_margin_follows_progress(tmp_path):
+    """With one update a step KL is 0 by construction, so lambda never moves; ConSPO's margin rises with the steps."""
+    one = trained(tmp_path / "one", "batch.updates=1")
+    assert {m["kl_coef"] for m in rows(one / "metrics.jsonl")} == {0.001}
+    two = [m["kl_coef"] for m in rows(trained(tmp_path / "two") / "metrics.jsonl")]
+    assert two == sorted(two, reverse=True)
+    assert two[-1] < 0.001  # far below its target, the KL lets lambda fall
+    rising = trained(tmp_path / "rising", "objective.name=conspo", "objective.M=0.5", "objective.warmup=1.0")
+    found = [m["margin"] for m in rows(rising / "metrics.jsonl")]
+    expected = [0.0, 0.0732233, 0.25, 0.4267767]
+    pairs = [(f, e) for f, e in zip(found, expected, strict=True) if f is not None]  # None: no negatives that step
+    assert len(pairs) >= 3
+    assert all(f == pytest.approx(e, abs=1e-6) for f, e in pairs)
+
+
+def test_the_learning_rate_warms_up(tmp_path):
+    seen = []
+    with started(tmp_path / "warm", "optim.warmup=4", "optim.lr=8e-4") as run:
+        for _ in range(6):
+            run.warm_up()
+            seen.append(run.optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 8e-4, 8e-4])
+
+
+def test_evaluation_comes_before_every_so_often_and_after(tmp_path):
+    settings = ["eval.data=abacus:validation", "eval.samples=1", "eval.every=2", "steps=3"]
+    folder = trained(tmp_path / "evaluated", *settings)
+    found = json.loads((folder / "eval.json").read_text())
+    assert [e["step"] for e in found] == [0, 2, 3]
+    for row in found:
+        assert row["problems"] == 400
+        assert row["accuracy"]["low"] < row["accuracy"]["value"] < row["accuracy"]["high"]
+
+
+def test_the_newest_two_checkpoints_are_kept(tmp_path):
+    folder = trained(tmp_path / "many", "checkpoint.every=1")
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["step-000003", "step-000004"]
+
+
+def test_prompts_too_long_for_the_context_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ContraposeError, match=r"rollout\.max_tokens: 500"):
+        started(tmp_path / "none", "rollout.max_tokens=500")
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
+    with pytest.raises(ContraposeError, match="no checkpoint"):
+        started(tmp_path / "none", resume=True)

@@ -1,0 +1,198 @@
+"""The gradient of a mini-batch does not know how it was cut."""
+
+import random
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from contrapose.objectives.zoo import objective
+from contrapose.policy.logprobs import LogProbs, Row
+from contrapose.train.collate import Minibatch, collate, micro_batches
+from contrapose.train.update import NumericalStop, accumulate, update
+from contrapose.types import Batch, Group, Prompt, Rollout, Verdict
+
+OBJECTIVES = {
+    "rence": {},
+    "rence, strong KL": {"kl_coef": 1.0},
+    "rence, sequence KL": {"kl_coef": 1.0, "kl_aggregate": "sequence"},
+    "rence, softmax": {"contrast": "softmax", "margin": None},
+    "rence, all pairs": {"contrast": "all_pairs"},
+    "conspo": {"tau": 0.5},
+    "conspo, linear": {"contrast": "linear"},
+    "conspo, clipped ratio": {"score": "clipped_ratio", "tau": 0.5},
+    "grpo": {},
+    "grpo with a reference": {"reference_coef": 0.5},
+}
+
+
+def tiny_model(seed: int = 0, vocab: int = 20) -> Qwen3ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=vocab,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
+    return Qwen3ForCausalLM(config).double().eval()
+
+
+def groups(count: int = 4, k: int = 8, seed: int = 0) -> list[Group]:
+    """Ragged groups: mixed, dead, shaped rewards, an empty completion, a hole in a mask."""
+    rng = random.Random(seed)
+    out = []
+    for q in range(count):
+        right = [rng.random() < 0.4 for _ in range(k)] if q else [False] * k
+        rollouts = []
+        for i in range(k):
+            tokens = tuple(rng.randrange(2, 20) for _ in range(0 if (q, i) == (1, 3) else rng.randint(1, 9)))
+            mask = tuple(int(t != 2 or len(tokens) > 2) for t in range(len(tokens)))
+            rollouts.append(Rollout(tokens, mask, (0.0,) * len(tokens), "", "stop"))
+        prompt = Prompt(f"p{q}", "", "", tokens=tuple(rng.randrange(2, 20) for _ in range(rng.randint(1, 5))))
+        verdicts = tuple(Verdict(1.0 if r else rng.choice((0.0, 0.1)), r, None, "", 0.0) for r in right)
+        out.append(Group(prompt, tuple(rollouts), verdicts))
+    return out
+
+
+def minibatch(logprobs: LogProbs) -> Minibatch:
+    """A mini-batch whose old and reference policies are other models."""
+    batch, _ = collate(groups(), LogProbs(tiny_model(1)), max_tokens=64, reference=LogProbs(tiny_model(2)))
+    return batch
+
+
+def gradient_of(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def whole_gradient(model: Qwen3ForCausalLM, built, batch: Minibatch) -> torch.Tensor:
+    """One backward of -J through the plain model, all rows at once."""
+    model.zero_grad()
+    plan = built.plan(batch.batch)
+    rows, (Q, K, T) = batch.rows, plan.weight_QKT.shape
+    width = max(r.length for r in rows)
+    ids = torch.tensor([[*r.prompt, *r.response, *[0] * (width - r.length)] for r in rows])
+    logp = model(input_ids=ids).logits.log_softmax(-1)
+    dense = torch.zeros(Q * K, T, dtype=torch.float64)
+    for n, row in enumerate(rows):
+        for t, token in enumerate(row.response):
+            dense = dense.index_put((torch.tensor(n), torch.tensor(t)), logp[n, len(row.prompt) + t - 1, token])
+    (-built(dense.view(Q, K, T), plan, built.start())).backward()
+    return gradient_of(model)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("micro", [1, 3, 8, 32])
+def test_any_micro_batch_split_gives_the_same_gradient(name, micro):
+    """Micro-batches of 1, 3, 8 rollouts and the whole, shuffled across groups, theta away from theta_old."""
+    built = objective(name.split(",")[0].split(" ")[0], **OBJECTIVES[name])
+    model = tiny_model()
+    logprobs = LogProbs(model)
+    batch = minibatch(logprobs)
+    expected = whole_gradient(model, built, batch)
+    order = random.Random(7).sample(range(len(batch.rows)), len(batch.rows))
+    split = [order[i : i + micro] for i in range(0, len(order), micro)]
+    model.zero_grad()
+    accumulate(logprobs, built, batch, built.plan(batch.batch), built.start(), split, fresh=False)
+    found = gradient_of(model)
+    assert expected.norm() > 1e-4
+    assert (found - expected).norm() / expected.norm() < 1e-10
+
+
+@pytest.mark.parametrize("name", ["rence", "conspo", "grpo"])
+def test_a_fresh_update_needs_no_first_pass(name):
+    """At theta = theta_old the old log-probs are the scores: same gradient, and no forward without grad."""
+    built, model = objective(name), tiny_model()
+    logprobs = LogProbs(model)
+    batch, _ = collate(groups(), logprobs, max_tokens=64)
+    micro = micro_batches(batch.rows, 64)
+    gradients = []
+    for fresh in (True, False):
+        model.zero_grad()
+        accumulate(logprobs, built, batch, built.plan(batch.batch), built.start(), micro, fresh=fresh)
+        gradients.append(gradient_of(model))
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
+
+
+def test_only_group_objectives_pay_for_a_first_pass(monkeypatch):
+    passes = []
+    original = LogProbs.without_grad
+    monkeypatch.setattr(
+        LogProbs, "without_grad", lambda self, rows, **kw: passes.append(1) or original(self, rows, **kw)
+    )
+    logprobs = LogProbs(tiny_model())
+    batch = minibatch(logprobs)
+    for name, expected in (("grpo", 0), ("conspo", 1)):
+        built = objective(name)
+        passes.clear()
+        accumulate(logprobs, built, batch, built.plan(batch.batch), built.start(), [list(range(32))], fresh=False)
+        assert len(passes) == expected
+
+
+def test_the_token_weight_scales_the_credit():
+    """Truncated importance sampling: min(pi_old under the trainer / under the engine, cap)."""
+    logprobs, built = LogProbs(tiny_model()), objective("grpo")
+    plain, _ = collate(groups(), logprobs, max_tokens=64)
+    weighed, _ = collate(groups(), logprobs, max_tokens=64, is_cap=0.5)
+    assert weighed.token_weight_QKT is not None
+    expected = plain.batch.old_logp_QKT.exp().clamp(max=0.5)  # the scripted engine's log-probs are 0
+    torch.testing.assert_close(weighed.token_weight_QKT, expected)
+    pushed = [
+        accumulate(logprobs, built, b, built.plan(b.batch), built.start(), [list(range(32))], fresh=fresh).credit_QKT
+        for b, fresh in ((plain, True), (weighed, True), (weighed, False))
+    ]
+    torch.testing.assert_close(pushed[1], pushed[0] * expected)
+    torch.testing.assert_close(pushed[2], pushed[0] * expected)
+
+
+def test_masked_truncated_rollouts_get_no_credit():
+    cut = groups()
+    cut = [Group(g.prompt, tuple(Rollout(r.tokens, r.mask, r.logp, "", "length") for r in g.rollouts[:1])
+                 + g.rollouts[1:], g.verdicts) for g in cut]  # fmt: skip
+    logprobs, built = LogProbs(tiny_model()), objective("conspo")
+    batch, _ = collate(cut, logprobs, max_tokens=64, mask_truncated=True)
+    assert batch.batch.mask_QKT[:, 0].sum() == 0
+    assert batch.batch.mask_QKT[:, 1:].sum() > 0
+    plan = built.plan(batch.batch)
+    pushed = accumulate(logprobs, built, batch, plan, built.start(), [list(range(32))], fresh=True)
+    assert pushed.credit_QKT[:, 0].abs().max() == 0
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_alone():
+    model = tiny_model()
+    logprobs = LogProbs(model)
+    batch, _ = collate(groups(), logprobs, max_tokens=64)
+    old = batch.batch.old_logp_QKT.clone()
+    old[2, 0, 0] = float("nan")
+    broken = Minibatch(batch.groups, batch.rows, Batch(old, *[getattr(batch.batch, f) for f in (
+        "mask_QKT", "reward_QK", "correct_QK", "present_QK")]))  # fmt: skip
+    before = [p.clone() for p in model.parameters()]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    with pytest.raises(NumericalStop, match="gradient"):
+        built = objective("rence")
+        update(logprobs, optimizer, built, broken, built.start(), fresh=False, max_tokens=64, clip=1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_micro_batches_hold_every_row_once_within_the_budget():
+    rng = random.Random(0)
+    rows = [Row((1,) * rng.randint(1, 9), (2,) * rng.randint(0, 30)) for _ in range(100)]
+    batches = micro_batches(rows, 64)
+    assert sorted(i for b in batches for i in b) == list(range(100))
+    assert all(len(b) == 1 or len(b) * max(rows[i].length for i in b) <= 64 for b in batches)
+
+
+def test_minibatches_are_whole_groups_in_order():
+    batch, _ = collate(groups(5), LogProbs(tiny_model()), max_tokens=64)
+    parts = batch.split(2)
+    assert [g.prompt.id for p in parts for g in p.groups] == [f"p{q}" for q in range(5)]
+    assert [len(p.rows) for p in parts] == [8 * len(p.groups) for p in parts]
+    torch.testing.assert_close(torch.cat([p.batch.old_logp_QKT for p in parts]), batch.batch.old_logp_QKT)
+    assert len(batch.split(9)) == 5
