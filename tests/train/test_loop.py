@@ -11,7 +11,7 @@ from contrapose.config import resolve
 from contrapose.report.metrics import STEP, TIME_FIELDS, UPDATE
 from contrapose.train.loop import train
 from contrapose.train.run import Run
-from contrapose.types import ContraposeError
+from contrapose.types import ContraposeError, PoolExhausted
 
 SMALL = ["steps=4", "batch.prompts=4", "batch.updates=2", "rollout.k=4", "checkpoint.every=2", "eval.data=''"]
 
@@ -92,6 +92,17 @@ def stop_after(run: Run, groups: int) -> None:
         return judge(prompt, rollout)
 
     run.verifier = verifier
+
+
+def test_an_exhausted_pool_keeps_what_was_learned(tmp_path):
+    """Nobody passes an empty band: exit 3, and a checkpoint of the steps before (here none)."""
+    with (
+        started(tmp_path / "hard", "filter.t_hard=0.4", "filter.t_easy=0.45", "filter.max_rounds=2") as run,
+        pytest.raises(PoolExhausted, match=r"filter\.max_rounds") as stop,
+    ):
+        train(run)
+    assert stop.value.exit_code == 3
+    assert [p.name for p in (tmp_path / "hard" / "checkpoints").iterdir()] == ["step-000000"]
 
 
 def test_rows_written_after_the_checkpoint_are_cut_on_resume(whole, tmp_path):

@@ -55,6 +55,7 @@ def evaluate_model(
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         lines = JsonLines(out / "rollouts.jsonl")
+        lines.cut(0)  # what an interrupted evaluation left
 
     def on_group(group: Group) -> None:
         each(len(prompts))

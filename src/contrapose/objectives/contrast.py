@@ -155,4 +155,4 @@ class Linear:
         return advantage_QK.sign(), advantage_QK
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
-        return (plan.advantage_QK * score_QK).sum(1) * (plan.totals.prompts / plan.totals.rollouts)
+        return (plan.advantage_QK * score_QK).sum(1) * (plan.totals.prompts / max(1, plan.totals.rollouts))

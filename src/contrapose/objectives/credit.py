@@ -7,7 +7,7 @@ The trainer knows nothing but the credit, so any micro-batch split gives the sam
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -107,14 +107,16 @@ def _arrange(
         else present.bool(),
         reference_logp_QKT=None if reference_logp is None else reference_logp.detach(),
     )
-    batch.map(lambda x: _check_shape(x, logp_QKT))
+    _check_shapes(batch, logp_QKT)
     batch = replace(batch, mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1))
     now = replace(built.start(), progress=progress)
     now = now if kl_coef is None else replace(now, kl_coef=kl_coef)
     return built, built.plan(batch, totals, generator), now
 
 
-def _check_shape(x: Tensor, logp_QKT: Tensor) -> Tensor:
-    if x.shape not in (logp_QKT.shape, logp_QKT.shape[:2]):
-        raise ValueError(f"expected [Q, K] or [Q, K, T] = {list(logp_QKT.shape)}, got {list(x.shape)}")
-    return x
+def _check_shapes(batch: Batch, logp_QKT: Tensor) -> None:
+    for field in fields(batch):
+        x = getattr(batch, field.name)
+        expected = logp_QKT.shape if field.name.endswith("_QKT") else logp_QKT.shape[:2]
+        if x is not None and x.shape != expected:
+            raise ValueError(f"{field.name}: expected {list(expected)} beside log-probs, found {list(x.shape)}")

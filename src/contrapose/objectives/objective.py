@@ -54,5 +54,5 @@ class Objective:
         score_QK = self.scores(logp_QKT, plan)
         if self.margin:
             score_QK = score_QK + self.margin(plan, now)
-        J = self.contrast(score_QK, plan).sum() / plan.totals.prompts
+        J = self.contrast(score_QK, plan).sum() / max(1, plan.totals.prompts)
         return J - self.trust(logp_QKT, plan, now) if self.trust else J

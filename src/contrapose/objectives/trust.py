@@ -47,9 +47,8 @@ def kl_old(logp_QKT: Tensor, plan: Plan, aggregate: KLAggregate = "token_mean") 
     d_QKT = log_ratio(logp_QKT, plan)
     if aggregate == "sequence":
         d_QK = d_QKT.sum(-1).clamp(-MAX_LOG_RATIO, MAX_SEQUENCE_LOG_RATIO)
-        return k3(d_QK).sum() / plan.totals.rollouts
-    total = k3(d_QKT).sum()
-    return total / (max(plan.totals.tokens, 1) if aggregate == "token_mean" else plan.totals.rollouts)
+        return k3(d_QK).sum() / max(1, plan.totals.rollouts)
+    return k3(d_QKT).sum() / max(1, plan.totals.tokens if aggregate == "token_mean" else plan.totals.rollouts)
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class KLReference:
         if reference_QKT is None:
             raise ValueError("this objective has a KL to a reference policy: pass reference_logp")
         d_QKT = (reference_QKT - logp_QKT).masked_fill(plan.batch.mask_QKT == 0, 0.0)
-        return now.kl_coef * (plan.weight_QKT * k3(d_QKT)).sum() / plan.totals.rollouts
+        return now.kl_coef * (plan.weight_QKT * k3(d_QKT)).sum() / max(1, plan.totals.rollouts)
 
     def adapt(self, now: Now, kl: Mapping[KLAggregate, float], rollouts: int) -> Now:
         """The coefficient is constant."""

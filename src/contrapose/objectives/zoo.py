@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from contrapose.objectives.aggregate import rollout_mean, token_sum
 from contrapose.objectives.contrast import NCE, AllPairs, Contrast, Linear, Positives, RandomPair, Softmax
@@ -19,6 +19,8 @@ from contrapose.objectives.trust import KLAggregate, KLOld, KLReference
 from contrapose.types import nearest
 
 Chosen = TypeVar("Chosen")
+Name = TypeVar("Name", bound=str)
+NAMES = {"positives": get_args(Positives), "kl_aggregate": get_args(KLAggregate)}
 
 
 def rence(
@@ -40,13 +42,13 @@ def rence(
     s = beta sum_t m d, and + alpha (r_max - r_j) on negatives
     """
     contrasts = {"nce": NCE, "softmax": Softmax, "random_pair": RandomPair, "all_pairs": AllPairs}
-    regions = {"kl": KLOld(kl_coef, kl_target, kl_horizon, kl_aggregate), None: None}
+    regions = {"kl": KLOld(kl_coef, kl_target, kl_horizon, _one_of("kl_aggregate", kl_aggregate)), None: None}
     margins = {"reward_gap": RewardGap(alpha), "constant": Constant(alpha), None: None}
     return Objective(
         aggregate=token_sum,
         score=LogRatio(beta),
         margin=_choose("margin", margin, margins),
-        contrast=_choose("contrast", contrast, contrasts)(positives=_positives(positives)),
+        contrast=_choose("contrast", contrast, contrasts)(positives=_one_of("positives", positives)),
         trust=_choose("trust", trust, regions),
     )
 
@@ -147,5 +149,5 @@ def _choose(key: str, value: str | None, choices: Mapping[Any, Chosen]) -> Chose
     return choices[value]
 
 
-def _positives(value: Positives) -> Positives:
-    return _choose("positives", value, {"best": "best", "correct": "correct"})  # type: ignore[return-value]
+def _one_of(key: str, value: Name) -> Name:
+    return _choose(key, value, dict.fromkeys(NAMES[key], value))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -31,6 +32,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     _refuse_bad_folder(path)
+    if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZERS):
+        raise ContraposeError(f"model.path: {path} has no tokenizer (none of {', '.join(TOKENIZERS)})")
     with _plain_errors(path):
         return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
 
@@ -47,9 +50,16 @@ def load_model(path: str | Path, dtype: str = "float32", device: str | None = No
     _refuse_bad_folder(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with _plain_errors(path):
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=torch_dtype(dtype), trust_remote_code=False, use_safetensors=True
+        auto: Any = AutoModelForCausalLM
+        model, loaded = auto.from_pretrained(
+            str(path),
+            dtype=torch_dtype(dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
+    if loaded["missing_keys"]:  # they would be drawn at random
+        raise ContraposeError(f"model.path: the weights in {path} lack {min(loaded['missing_keys'])}")
     return cast("PreTrainedModel", model.to(device).eval())
 
 
@@ -90,6 +100,8 @@ def _refuse_bad_folder(path: str | Path) -> None:
         config = json.loads((folder / "config.json").read_text())
     except ValueError as error:
         raise ContraposeError(f"model.path: {folder / 'config.json'} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ContraposeError(f"model.path: {folder / 'config.json'} is not a JSON object")
     if "auto_map" in config:
         raise ContraposeError(f"model.path: {folder} wants to run its own code (auto_map), which is never allowed")
     if not any(folder.glob("*.safetensors")):
@@ -110,6 +122,6 @@ class _plain_errors:
         logging.disable_progress_bar()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, (OSError, ValueError, KeyError)):
+        if isinstance(error, Exception) and not isinstance(error, (ContraposeError, ImportError, MemoryError)):
             first = next((line for line in str(error).splitlines() if line.strip()), kind.__name__)
             raise ContraposeError(f"model.path: cannot load {self.path}: {first.strip()}") from error

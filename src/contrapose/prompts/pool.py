@@ -118,6 +118,7 @@ class PromptPool:
             self._mastered_visits[prompt] = self._mastered_visits.get(prompt, 0) + 1
             if self._mastered_visits[prompt] >= self.thresholds.patience:
                 self._mastered.add(prompt)
+                self._cache = [i for i in self._cache if i != prompt]
                 return "mastered"
             return "too_easy"
         self._mastered_visits.pop(prompt, None)
@@ -130,7 +131,8 @@ class PromptPool:
     def put_back(self, prompts: Iterable[Prompt]) -> None:
         """Take back the prompts of surplus groups. They are drawn first next time, and rolled out anew."""
         if self._keeps_cache:
-            self._cache.extend(p.id for p in prompts if p.id not in self._mastered)
+            returned = [p.id for p in prompts if p.id not in self._mastered]
+            self._cache = list(dict.fromkeys([*self._cache, *returned]))
 
     def _start_epoch(self) -> None:
         self._epoch += 1
@@ -154,7 +156,7 @@ class PromptPool:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``. Raises ContraposeError when it names prompts this pool does not hold."""
-        named = [*state["queue"], *state["cache"], *state["mastered"]]
+        named = [*state["queue"], *state["cache"], *state["mastered"], *state["mastered_visits"]]
         missing = [i for i in named if i not in self._prompts]
         if missing:
             raise ContraposeError(

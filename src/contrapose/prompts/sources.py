@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,9 +43,11 @@ def load_prompts(
         raise ContraposeError(f"data: {file} does not exist")
     prompts: dict[str, Prompt] = {}
     for where, row in readers[file.suffix](file):
-        problem, answer = (_text(row, key, where) for key in (problem_key, answer_key))
+        problem, answer = _text(row, problem_key, where), final_answer(_text(row, answer_key, where))
+        if not answer:
+            raise ContraposeError(f"data: {where}, column {answer_key!r}: nothing follows ####")
         digest = hashlib.sha256(problem.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-        prompts.setdefault(problem, Prompt(f"{file.stem}/{digest}", problem, final_answer(answer), file.stem))
+        prompts.setdefault(problem, Prompt(f"{file.stem}/{digest}", problem, answer, file.stem))
         if len(prompts) == limit:
             break
     if not prompts:
@@ -63,20 +66,22 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
             f"data: {where} has no column {key!r}{nearest(key, list(row))}; set data.problem_key and data.answer_key"
         )
     value = row[key]
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not (number or isinstance(value, str)) or not str(value).strip():
         raise ContraposeError(f"data: {where}, column {key!r}: expected a text or a number, found {value!r:.60}")
     return str(value)
 
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                raise ContraposeError(f"data: {file}:{number} is not JSON: {error}") from None
+            except (ValueError, RecursionError) as error:
+                reason = str(error).splitlines()[0]
+                raise ContraposeError(f"data: {file}:{number} is not JSON: {reason}") from None
             if not isinstance(row, dict):
                 raise ContraposeError(f"data: {file}:{number} is not a JSON object")
             yield f"{file}:{number}", row

@@ -27,6 +27,10 @@ one where the tokenizer has it (a user turn, thinking off) and stand alone where
 _MARK = "CONTRAPOSEQUESTION"
 
 
+class _Unspellable(Exception):
+    """The text holds characters for which the tokenizer has no token."""
+
+
 def render(prompt: Prompt, template: str, tokenizer: PreTrainedTokenizerBase) -> Prompt:
     """``prompt`` with its tokens. Text of the data set can never become a control token.
 
@@ -35,12 +39,12 @@ def render(prompt: Prompt, template: str, tokenizer: PreTrainedTokenizerBase) ->
     if template not in TEMPLATES:
         raise ContraposeError(f"data.template: {template!r} is unknown{nearest(template, list(TEMPLATES))}")
     text = TEMPLATES[template].replace("{problem}", prompt.problem)
-    tokens = _chat(text, tokenizer) if wraps_in_chat(template, tokenizer) else _encode(text, tokenizer, start=True)
-    unknown = tokenizer.unk_token_id
-    if unknown is not None and unknown in tokens:
+    try:
+        tokens = _chat(text, tokenizer) if wraps_in_chat(template, tokenizer) else _encode(text, tokenizer, start=True)
+    except (_Unspellable, UnicodeEncodeError):  # half a surrogate pair is no text
         raise ContraposeError(
             f"data.template: the tokenizer cannot spell problem {prompt.id} under {template!r}; try template = 'plain'"
-        )
+        ) from None
     return replace(prompt, tokens=tuple(tokens))
 
 
@@ -79,6 +83,9 @@ def _chat(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _encode(text: str, tokenizer: PreTrainedTokenizerBase, start: bool) -> list[int]:
     """Token ids of untrusted text, after the tokenizer's own beginning-of-text token if ``start``."""
+    text.encode()
     ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        raise _Unspellable
     added = tokenizer.encode("") if start else []
     return [*(i for i in added if i == tokenizer.bos_token_id), *ids]

@@ -21,7 +21,7 @@ from contrapose.train.measure import kl_seen, step_row, update_row
 from contrapose.train.record import group_row, ledger_rows, trained_rows
 from contrapose.train.run import Run
 from contrapose.train.update import update
-from contrapose.types import Stopped
+from contrapose.types import PoolExhausted, Stopped
 
 
 def train(run: Run, on_step: Callable[[dict[str, Any]], None] = lambda row: None) -> bool:
@@ -43,6 +43,9 @@ def train(run: Run, on_step: Callable[[dict[str, Any]], None] = lambda row: None
     except Stopped:
         run.checkpoint()
         return False
+    except PoolExhausted:  # the step that could not be filled never happened
+        run.checkpoint()
+        raise
     return True
 
 

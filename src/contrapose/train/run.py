@@ -106,10 +106,11 @@ class Run:
         config, parameters = self.config, sum(p.numel() for p in self.model.parameters())
         prompts = len(list(self.pool.prompts()))
         chat = " in the tokenizer's chat template" if wraps_in_chat(config.data.template, self.tokenizer) else ""
-        trust = f" - {self.objective.trust}" if self.objective.trust else ""
+        built = self.objective
+        factors = [type(f).__name__ for f in (built.score, built.margin, built.contrast, built.trust) if f]
         return [
             f"model      {config.model.path}, {parameters:,} parameters, {config.model.dtype} on {self.model.device}",
-            f"objective  {config.objective.name}: {self.objective.contrast} of {self.objective.score}{trust}",
+            f"objective  {config.objective.name}: {', '.join([built.aggregate.__name__, *factors])}",
             f"data       {config.data.path}: {prompts:,} prompts, template {config.data.template}{chat}",
             f"a step     {config.batch.prompts} groups of {config.rollout.k} rollouts, {config.batch.updates} updates",
             *self._notes,

@@ -7,7 +7,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-_SPACING = re.compile(r"\\[!,;: ]|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle(?![a-z])|[\s$]")
+_NOISE = re.compile(r"(\\\\)|\\[!,;:]|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle(?![a-z])|\\?\$")
+_SPACE = re.compile(r"(\d)(?:\s|\\ |~)+(?=\d)|(?:\s|(?<!\\)\\ |~)+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})")
 _RATIO = re.compile(
@@ -19,10 +20,10 @@ LONGEST_ANSWER = 2_000
 
 def equal(gold: str, answer: str) -> bool:
     """Whether ``answer`` has the value of ``gold``. Both are LaTeX or plain text without their box."""
-    gold, answer = _normal(gold), _normal(answer)
-    if gold == answer:
-        return bool(gold)
-    exact_gold, exact_answer = number(gold), number(answer)
+    plain_gold, plain_answer = _normal(gold), _normal(answer)
+    if plain_gold == plain_answer:
+        return bool(plain_gold)
+    exact_gold, exact_answer = number(plain_gold), number(plain_answer)
     if exact_gold is not None and exact_answer is not None:
         return exact_gold == exact_answer
     if len(answer) > LONGEST_ANSWER:
@@ -44,13 +45,25 @@ def number(text: str) -> Fraction | None:
 
 
 def _normal(text: str) -> str:
-    return _SPACING.sub("", text).removesuffix(".")
+    """``text`` without spacing, sizing and dollar signs. Digits that a space parts stay apart (``1 1/2``)."""
+    text = _NOISE.sub(lambda m: m.group(1) or "", text)
+    return _SPACE.sub(lambda m: m.group(1) + " " if m.group(1) else "", text).strip().removesuffix(".")
 
 
 def _symbolically_equal(gold: str, answer: str) -> bool:
     from math_verify import verify
 
-    return bool(verify(_parse(gold), _parse(answer)))
+    parsed_gold, parsed_answer = _parse(gold), _parse(answer)
+    if not verify(parsed_gold, parsed_answer):
+        return False
+    exact = [_rational(p) for p in (parsed_gold, parsed_answer)]
+    return None in exact or exact[0] == exact[1]  # math-verify compares numbers to six digits
+
+
+def _rational(parsed: list[Any]) -> Any:
+    """The exact value of a parsed answer that is a rational number written without decimals, else None."""
+    expression = parsed[0] if parsed else None
+    return expression.doit() if getattr(expression, "is_rational", None) else None
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,203 @@
+"""Loading and saving: what comes back is what was written, and a bad folder is named in one line."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer, save_model, torch_dtype
+from contrapose.types import ContraposeError
+from models import PLAIN, tiny, tokenizer
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_model(tiny("llama"), tokenizer(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def complaint(load, path):
+    """The one line with which ``load`` refuses ``path``."""
+    with pytest.raises(ContraposeError) as caught:
+        load(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith("model.path: ")
+    assert str(path) in text
+    return text
+
+
+def edit_config(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / WEIGHTS)
+    change(weights)
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_round_trip(family, tmp_path):
+    model = tiny(family)
+    save_model(model, tokenizer(), tmp_path)
+    loaded = load_model(tmp_path, device="cpu")
+    assert type(loaded) is type(model)
+    assert not loaded.training
+    expected = model.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(x, expected[name]) for name, x in loaded.state_dict().items())
+    ids = torch.arange(8).unsqueeze(0)
+    assert torch.equal(loaded(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_a_tokenizer_comes_back(folder):
+    loaded = load_tokenizer(folder)
+    assert loaded("t4 t63 t9").input_ids == tokenizer()("t4 t63 t9").input_ids == [4, 63, 9]
+    assert loaded.eos_token_id == 1
+    assert loaded.decode([4, 9, 1], skip_special_tokens=True) == "t4 t9"
+
+
+def test_saving_over_a_folder_replaces_it(folder):
+    other = tiny("llama", seed=1)
+    save_model(other, tokenizer(), folder)
+    assert torch.equal(load_model(folder, device="cpu").lm_head.weight, other.lm_head.weight)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float64"])
+def test_the_dtype_is_chosen(folder, dtype):
+    loaded = load_model(folder, dtype, "cpu")
+    assert {p.dtype for p in loaded.parameters()} == {torch_dtype(dtype)} == {getattr(torch, dtype)}
+
+
+def test_an_unknown_dtype(folder):
+    for call in (lambda: load_model(folder, "float23"), lambda: torch_dtype("float23")):
+        with pytest.raises(ContraposeError, match=r"model\.dtype: 'float23'.*did you mean 'float32'"):
+            call()
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_no_folder(load, tmp_path):
+    assert "is not a folder" in complaint(load, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_no_config(load, folder):
+    (folder / "config.json").unlink()
+    assert "config.json" in complaint(load, folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "{'a': 1}", '{"model_type": "llama",}'])
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_config_that_is_not_json(load, text, folder):
+    (folder / "config.json").write_text(text)
+    assert "is not JSON" in complaint(load, folder)
+
+
+def test_a_config_that_is_not_text(folder):
+    (folder / "config.json").write_bytes(b"\xff\xfe{")
+    assert "is not JSON" in complaint(load_model, folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '"llama"', "{}"])
+def test_a_config_that_is_not_a_model(text, folder):
+    (folder / "config.json").write_text(text)
+    complaint(load_model, folder)
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_code_that_came_with_a_model_is_refused(load, folder):
+    edit_config(folder, auto_map={"AutoModelForCausalLM": "modeling.Model"})
+    (folder / "modeling.py").write_text("raise SystemExit('code of the model was run')\n")
+    assert "auto_map" in complaint(load, folder)
+
+
+def test_pickled_weights_are_refused(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    text = complaint(load_model, folder)
+    assert "pytorch_model.bin" in text and "safetensors" in text
+
+
+def test_no_weights(folder):
+    (folder / WEIGHTS).unlink()
+    text = complaint(load_model, folder)
+    assert "no weights" in text and "safetensors" in text
+
+
+@pytest.mark.parametrize("kept", [0, 5, 2000, -1])
+def test_weights_cut_short(kept, folder):
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[:kept])
+    complaint(load_model, folder)
+
+
+def test_a_missing_shard(folder):
+    (folder / WEIGHTS).rename(folder / "model-00001-of-00002.safetensors")
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+    assert "model-00002-of-00002" in complaint(load_model, folder)
+
+
+def test_a_missing_tensor_is_not_made_up(folder):
+    """A layer drawn at random would train without a word."""
+    edit_weights(folder, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    assert "model.layers.1.mlp.up_proj.weight" in complaint(load_model, folder)
+
+
+def test_a_tensor_of_another_shape(folder):
+    edit_weights(folder, lambda weights: weights.update({"model.norm.weight": torch.ones(7)}))
+    complaint(load_model, folder)
+
+
+def test_an_architecture_without_a_name(folder):
+    edit_config(folder, model_type="nonesuch")
+    assert "nonesuch" in complaint(load_model, folder)
+
+
+def test_a_model_that_is_not_causal(folder):
+    edit_config(folder, model_type="t5")
+    complaint(load_model, folder)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_a_folder_without_a_tokenizer(family, tmp_path):
+    """A tokenizer made up from nothing would turn every prompt into nothing."""
+    tiny(family).save_pretrained(tmp_path)
+    complaint(load_tokenizer, tmp_path)
+
+
+def test_a_broken_tokenizer(folder):
+    (folder / "tokenizer.json").write_text("{")
+    complaint(load_tokenizer, folder)
+
+
+@pytest.mark.parametrize(
+    ("configured", "own", "expected"),
+    [([5, 3], 3, (3, 5)), (7, 3, (3, 7)), (3, 3, (3,)), (None, 3, (3,)), ([9, 8], None, (8, 9)), (0, None, (0,))],
+)
+def test_eos_is_the_union(configured, own, expected):
+    model = tiny("llama")
+    model.generation_config.eos_token_id = configured
+    assert eos_ids(model, SimpleNamespace(eos_token_id=own)) == expected
+
+
+def test_eos_survives_saving(folder):
+    model = tiny("llama")
+    model.generation_config.eos_token_id = [5, 9]
+    save_model(model, tokenizer(eos=3), folder)
+    assert eos_ids(load_model(folder, device="cpu"), load_tokenizer(folder)) == (3, 5, 9)
+
+
+def test_a_model_without_eos():
+    with pytest.raises(ContraposeError, match="EOS"):
+        eos_ids(tiny("llama"), SimpleNamespace(eos_token_id=None))
+
+
+def test_context_length():
+    assert context_length(tiny("qwen3", max_position_embeddings=77)) == 77

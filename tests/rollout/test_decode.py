@@ -1,0 +1,224 @@
+"""The embedded engine against ``generate`` and against ``LogProbs``; nothing but the seed decides what is drawn."""
+
+import pytest
+import torch
+
+from contrapose.policy.logprobs import LogProbs, Row
+from contrapose.rollout.decode import EmbeddedEngine, decode
+from contrapose.rollout.sampler import Sampling
+from contrapose.types import Prompt
+from models import PLAIN, tiny, tokenizer
+
+TOKENS = [(5, 9, 3), (8,), (11, 2, 3, 4, 5, 6, 40), (63, 22), (17, 33, 8, 9)]
+PROMPTS = [Prompt(id=f"p{i}", problem="", answer="", tokens=tokens) for i, tokens in enumerate(TOKENS)]
+EOS = (1, 7, 30)
+SAMPLING = Sampling(max_tokens=24)
+
+
+def rollouts(model, prompts=PROMPTS, k=3, seed=0, sampling=SAMPLING, eos=EOS, max_rows=256):
+    """Rollouts by prompt id."""
+    engine = EmbeddedEngine(model, tokenizer(eos=eos[0]), eos, max_rows)
+    drawn = list(engine.generate(prompts, k, seed, sampling))
+    found = {prompt.id: group for prompt, group in drawn}
+    assert len(found) == len(drawn) == len(prompts)
+    assert all(len(group) == k for group in found.values())
+    return found
+
+
+def tokens_of(drawn):
+    return {name: [r.tokens for r in group] for name, group in drawn.items()}
+
+
+@pytest.mark.parametrize("eos", [(1,), EOS, (7, 20, 40, 50)])
+@pytest.mark.parametrize("family", PLAIN)
+def test_greedy_is_generate(family, eos):
+    """Prompts of different lengths, padded on the left."""
+    model = tiny(family)
+    width = max(map(len, TOKENS))
+    ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in TOKENS])
+    attend = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in TOKENS])
+    expected = model.generate(
+        ids, attention_mask=attend, do_sample=False, max_new_tokens=24, eos_token_id=list(eos), pad_token_id=0
+    )[:, width:].tolist()
+    drawn = rollouts(model, k=1, sampling=Sampling(temperature=0, max_tokens=24), eos=eos)
+    for prompt, row in zip(PROMPTS, expected, strict=True):
+        (rollout,) = drawn[prompt.id]
+        stop = next((t + 1 for t, token in enumerate(row) if token in eos), 24)
+        assert list(rollout.tokens) == row[:stop]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("family", PLAIN)
+def test_log_probs_are_the_trainers(family, temperature):
+    model = tiny(family)
+    drawn = rollouts(model, sampling=Sampling(temperature, max_tokens=24))
+    rows = [Row(p.tokens, r.tokens) for p in PROMPTS for r in drawn[p.id]]
+    expected, _ = LogProbs(model, temperature).without_grad(rows)
+    found = torch.zeros_like(expected)
+    for i, r in enumerate(r for p in PROMPTS for r in drawn[p.id]):
+        found[i, : len(r.tokens)] = torch.tensor(r.logp)
+    assert (found - expected).abs().max() < 2e-5
+    assert len({r.tokens for p in PROMPTS for r in drawn[p.id]}) > 10
+
+
+def test_log_probs_of_greedy_tokens_are_the_policys():
+    model = tiny("qwen3")
+    drawn = rollouts(model, k=1, sampling=Sampling(temperature=0, max_tokens=24))
+    for prompt in PROMPTS:
+        (rollout,) = drawn[prompt.id]
+        expected, _ = LogProbs(model).without_grad([Row(prompt.tokens, rollout.tokens)])
+        assert rollout.logp == pytest.approx(expected[0].tolist(), abs=2e-5)
+
+
+def test_the_seed_decides():
+    model = tiny("qwen3")
+    assert rollouts(model, seed=3) == rollouts(model, seed=3)
+    assert tokens_of(rollouts(model, seed=3)) != tokens_of(rollouts(model, seed=4))
+
+
+def test_rollouts_of_a_prompt_differ():
+    drawn = rollouts(tiny("qwen3"), k=6)
+    assert all(len({r.tokens for r in group}) > 3 for group in drawn.values())
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_the_company_of_other_prompts_changes_nothing(family):
+    model = tiny(family)
+    together = tokens_of(rollouts(model))
+    assert tokens_of(rollouts(model, PROMPTS[::-1])) == together
+    for prompt in PROMPTS:
+        assert tokens_of(rollouts(model, [prompt]))[prompt.id] == together[prompt.id]
+
+
+def test_more_rollouts_begin_with_the_fewer():
+    model = tiny("qwen3")
+    few, many = tokens_of(rollouts(model, k=2)), tokens_of(rollouts(model, k=5))
+    assert all(many[name][:2] == group for name, group in few.items())
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 6, 7])
+def test_waves_change_nothing(max_rows, monkeypatch):
+    """At most ``max_rows`` rows at a time, or one prompt's where that is more."""
+    model = tiny("qwen3")
+    whole = tokens_of(rollouts(model))
+    seen = []
+
+    def spying(model, prompts, k, *rest):
+        seen.append(len(prompts) * k)
+        return decode(model, prompts, k, *rest)
+
+    monkeypatch.setattr("contrapose.rollout.decode.decode", spying)
+    assert tokens_of(rollouts(model, max_rows=max_rows)) == whole
+    assert max(seen) <= max(max_rows, 3)
+    assert sum(seen) == 15
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_retiring_rows_changes_nothing(share, monkeypatch):
+    """From never compacting the cache to compacting it at every step."""
+    model = tiny("qwen3")
+    usual = rollouts(model)
+    monkeypatch.setattr("contrapose.rollout.decode.RETIRE_BELOW", share)
+    sizes = []
+    handle = model.register_forward_pre_hook(lambda m, a, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True)
+    found = rollouts(model)
+    handle.remove()
+    assert tokens_of(found) == tokens_of(usual)
+    for name, group in found.items():
+        for rollout, other in zip(group, usual[name], strict=True):
+            assert rollout.logp == pytest.approx(other.logp, abs=2e-5)
+    lengths = [len(r.tokens) for group in usual.values() for r in group]
+    growing = [sum(n > t for n in lengths) for t in range(1, max(lengths))]
+    assert min(lengths) < max(lengths)
+    if share == 0:
+        assert sizes[1:] == [15] * len(growing)
+    if share == 1:
+        assert sizes[1:] == growing
+
+
+def test_stop_and_length():
+    """A rollout ends with its first EOS of any kind, which it keeps, or at the limit."""
+    drawn = rollouts(tiny("qwen3"), k=6, sampling=Sampling(max_tokens=12))
+    every = [r for group in drawn.values() for r in group]
+    for r in every:
+        assert len(r.tokens) == len(r.logp) == len(r.mask) <= 12
+        assert set(r.mask) == {1}
+        assert not set(r.tokens[:-1]) & set(EOS)
+        assert r.finished == ("stop" if r.tokens[-1] in EOS else "length")
+        assert r.finished == "stop" or len(r.tokens) == 12
+    ended = {r.tokens[-1] for r in every if r.finished == "stop"}
+    assert len(ended) > 1
+    assert any(r.finished == "length" for r in every)
+
+
+def test_the_text_is_without_the_eos():
+    """Whichever EOS it was, also one that the tokenizer does not call special."""
+    drawn = rollouts(tiny("qwen3"), k=6)
+    stops = set()
+    for r in (r for group in drawn.values() for r in group):
+        shown = r.tokens[:-1] if r.finished == "stop" else r.tokens
+        assert r.text == " ".join(f"t{i}" for i in shown)
+        if r.finished == "stop":
+            stops.add(r.tokens[-1])
+    assert stops - {EOS[0]}
+
+
+def test_an_eos_at_the_limit_is_a_stop():
+    model = tiny("qwen3")
+    first = rollouts(model, k=8, sampling=Sampling(max_tokens=1))
+    tokens = sorted({r.tokens[0] for group in first.values() for r in group})
+    drawn = rollouts(model, k=8, sampling=Sampling(max_tokens=1), eos=tuple(tokens[:2]))
+    finished = {r.finished for group in drawn.values() for r in group}
+    assert finished == {"stop", "length"}
+    for r in (r for group in drawn.values() for r in group):
+        assert (r.finished == "stop") == (r.tokens[0] in tokens[:2])
+
+
+def test_a_group_is_yielded_when_it_is_finished():
+    """Rows come as they end: shorter answers before longer ones."""
+    model = tiny("qwen3")
+    rows = list(decode(model, TOKENS, 2, list(range(10)), SAMPLING, EOS))
+    assert sorted(row for row, _, _ in rows) == list(range(10))
+    lengths = [len(tokens) for _, tokens, _ in rows]
+    assert lengths == sorted(lengths)
+    engine = EmbeddedEngine(model, tokenizer(), EOS)
+    longest = [max(len(r.tokens) for r in group) for _, group in engine.generate(PROMPTS, 2, 0, SAMPLING)]
+    assert longest == sorted(longest) and len(set(longest)) > 1
+
+
+def test_one_prefill_a_prompt():
+    """The first forward pass sees each prompt once, not K times."""
+    model = tiny("qwen3")
+    sizes = []
+    handle = model.register_forward_pre_hook(lambda m, a, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True)
+    rollouts(model, k=4)
+    handle.remove()
+    assert sizes[:2] == [5, 20]
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_the_model_can_still_be_trained(family):
+    """Decoding leaves nothing behind that autograd refuses, also in the middle of a generation."""
+    model = tiny(family)
+    engine = EmbeddedEngine(model, tokenizer(), EOS)
+    generation = engine.generate(PROMPTS, 2, 0, SAMPLING)
+    next(generation)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+    LogProbs(model)([Row((1, 2), (3, 4))]).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert len(list(generation)) == 4
+
+
+def test_the_weights_are_those_of_now():
+    model, other = tiny("qwen3"), tiny("qwen3", seed=1)
+    engine = EmbeddedEngine(model, tokenizer(), EOS)
+    engine.sync(other)
+    synced = {prompt.id: group for prompt, group in engine.generate(PROMPTS, 3, 0, SAMPLING)}
+    assert synced == rollouts(other) != rollouts(model)
+    model.load_state_dict(other.state_dict())
+    assert rollouts(model) == synced
+
+
+def test_room_after_the_longest_prompt():
+    engine = EmbeddedEngine(tiny("qwen3", max_position_embeddings=50), tokenizer(), EOS)
+    assert engine.room_after(PROMPTS) == 43

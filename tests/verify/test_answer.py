@@ -1,0 +1,144 @@
+r"""Finding the answer: the last complete \boxed{...}, whatever surrounds it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contrapose.verify.answer import boxed
+
+MEGABYTE = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{4}", "4"),
+        (r"So the answer is $\boxed{4}$.", "4"),
+        (r"\fbox{4}", "4"),
+        (r"\boxed{1} then \fbox{2}", "2"),
+        (r"\fbox{2} then \boxed{1}", "1"),
+        (r"\boxed{1}, \boxed{2}, and at last \boxed{3}", "3"),
+        ("\\boxed{1}\nWait.\n\\boxed{2}\nDone.", "2"),
+    ],
+)
+def test_the_last_box_is_the_answer(text, answer):
+    assert boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        r"\frac{1}{2}",
+        r"\frac{\sqrt{3}}{2^{n+1}}",
+        "{{{7}}}",
+        r"\text{blue}",
+        r"\begin{pmatrix}1\\2\end{pmatrix}",
+        r"\begin{pmatrix}{1}\\{2}\end{pmatrix}",
+        r"1 \\ 2",
+        r"1\\",
+    ],
+)
+def test_braces_are_balanced(content):
+    assert boxed(rf"so \boxed{{{content}}} it is, in {{1}}") == content
+
+
+@pytest.mark.parametrize("content", [r"\{1,2\}", r"a\}b", r"\{", r"\}", r"\left\{x : x > 1\right.", r"\\\}"])
+def test_escaped_braces_are_text(content):
+    assert boxed(rf"\boxed{{{content}}}") == content
+
+
+@pytest.mark.parametrize("before", ["\\", "\\\\", "\\\\\\", "x\\\\\\", r"\}\{", r"\{", "}", "}}", "{", r"\\ "])
+def test_what_stands_before_a_box_does_not_hide_it(before):
+    assert boxed(before + r"\boxed{4}") == "4"
+
+
+def test_a_doubled_backslash_box_counts_as_an_inner_box_too():
+    assert boxed(r"\boxed{1 \\boxed{2} 3}") == r"1 \\boxed{2} 3"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "4", "the answer is 4", r"\boxed{4", r"\boxed{\frac{1}{2}", r"\boxed{4\}", "boxed{4}", r"\boxed 4"]
+)
+def test_no_complete_box_is_no_answer(text):
+    assert boxed(text) is None
+
+
+@pytest.mark.parametrize("text", [r"\boxedx{4}", r"\mathboxed{4}", r"\boxed[4]", "\\boxed", "\\fbox", "boxed", "{4}"])
+def test_what_only_resembles_a_box_is_none(text):
+    assert boxed(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{1} and \boxed{2", "1"),
+        (r"\boxed{1 and \boxed{2}", "2"),
+        (r"\boxed{1 and { \boxed{2}", "2"),
+        (r"\boxed{1 and \boxed{2} and \boxed{3}", "3"),
+        (r"\boxed{1} \boxed{2 \boxed{3} \boxed{4", "3"),
+    ],
+)
+def test_an_unclosed_box_is_no_answer_but_hides_no_other(text, answer):
+    assert boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{\boxed{7}}", r"\boxed{7}"),
+        (r"\boxed{a \fbox{7} b}", r"a \fbox{7} b"),
+        (r"\boxed{\boxed{1}} \boxed{2}", "2"),
+        (r"\boxed{0} \boxed{\boxed{1} \boxed{2}}", r"\boxed{1} \boxed{2}"),
+    ],
+)
+def test_a_box_inside_another_is_part_of_the_outer_one(text, answer):
+    assert boxed(text) == answer
+
+
+@pytest.mark.parametrize("text", [r"\boxed{}", r"\boxed{ }", "\\boxed{\n\t}", r"\boxed{4} \boxed{}"])
+def test_an_empty_last_box_is_an_empty_answer(text):
+    assert boxed(text) == ""
+
+
+@pytest.mark.parametrize("text", [r"\boxed{ 4 }", r"\boxed {4}", "\\boxed\n  {\n4\n}", "\\boxed\t{4}"])
+def test_spaces_around_the_content_and_before_the_brace_are_ignored(text):
+    assert boxed(text) == "4"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        pytest.param("\\boxed{" * (MEGABYTE // 7), None, id="boxes_opened"),
+        pytest.param("{" * MEGABYTE, None, id="braces_opened"),
+        pytest.param("}" * MEGABYTE, None, id="braces_closed"),
+        pytest.param("\\" * MEGABYTE, None, id="backslashes"),
+        pytest.param("\\boxed" * (MEGABYTE // 6), None, id="boxes_without_brace"),
+        pytest.param("\\boxed" + " " * MEGABYTE, None, id="spaces_after_boxed"),
+        pytest.param(("\\boxed" + " " * 994) * 1000, None, id="many_spaces_after_many_boxed"),
+        pytest.param("\\boxed{4}" + "\\boxed{" * (MEGABYTE // 7), "4", id="answer_then_boxes_opened"),
+        pytest.param("{" * MEGABYTE + "\\boxed{4}", "4", id="braces_opened_then_answer"),
+        pytest.param("\\boxed{4}" * (MEGABYTE // 9), "4", id="many_answers"),
+        pytest.param("\\boxed{" + "1" * MEGABYTE + "}", "1" * MEGABYTE, id="long_answer"),
+        pytest.param("\\boxed{" + "{}" * (MEGABYTE // 2) + "}", "{}" * (MEGABYTE // 2), id="many_inner_braces"),
+    ],
+)
+def test_a_megabyte_is_read_whatever_it_holds(text, answer):
+    found = boxed(text)
+    assert found == answer, None if found is None else found[:80]  # pytest's own difference would never end
+
+
+def test_deeply_nested_boxes_give_the_outermost():
+    inner = "\\boxed{" * 50_000 + "4" + "}" * 50_000
+    found = boxed("\\boxed{" + inner + "}")
+    assert found == inner, None if found is None else found[:80]
+
+
+@given(st.text("{}\\ boxed1", max_size=60))
+def test_any_text_gives_a_part_of_itself_or_nothing(text):
+    found = boxed(text)
+    assert found is None or (found in text and found == found.strip())
+
+
+@given(st.text("{}\\ boxed1", max_size=40), st.integers())
+def test_a_box_at_the_end_wins_over_whatever_stands_before_it(text, value):
+    assert boxed(f"{text} \\boxed{{{value}}}") == str(value)
