@@ -5,23 +5,23 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from contrapose.types import ContraposeError, nearest
 
-Positive = Field(gt=0)
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ObjectiveConfig(BaseModel):
     """``name`` and that objective's own hyper-parameters, checked against its signature."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
     name: str = "rence"
 
     @property
@@ -78,7 +78,7 @@ class RewardConfig(Section):
 
 class OptimConfig(Section):
     lr: float = Field(1e-6, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
     warmup: int = Field(0, ge=0)  # optimizer steps of linear warm-up
@@ -130,13 +130,15 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
     for key, value in given.items():
         if value is not None:
             layer[key] = value
-    name = _of(layer, "objective", "name")
     if recipe is None:
-        recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else name or "rence"
+        recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else _objective_name(layer) or "rence"
     top = read_toml(recipe_path(recipe))
     base = top.pop("extends", None)
     if base is not None:
-        base = (name or _of(top, "objective", "name") or "rence") if base == "objective" else base
+        if base == "objective":
+            base = _objective_name(layer) or _objective_name(top) or "rence"
+        if not isinstance(base, str):
+            raise ContraposeError(f"recipe {recipe}: extends takes the name of a recipe, found {base!r}")
         below = read_toml(recipe_path(base))
         if below.pop("extends", None):
             raise ContraposeError(f"recipe {base}: extends is one level deep")
@@ -203,13 +205,23 @@ def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ContraposeError(f"--set {pair}: write it as key=value, for example --set optim.lr=2e-6")
         try:
-            value = tomllib.loads(f"value = {text}")["value"]
+            parsed = tomllib.loads(f"value = {text}")
         except tomllib.TOMLDecodeError:
-            value = text  # bare words are texts
+            parsed = {"value": text}  # bare words are texts
+        if len(parsed) > 1:
+            raise ContraposeError(f"--set {pair}: one key and one value at a time")
+        value = parsed["value"]
         for part in reversed(key.strip().split(".")):
             value = {part: value}
         tree = merge(tree, value)
     return tree
+
+
+def _objective_name(tree: Mapping[str, Any]) -> str | None:
+    name = _of(tree, "objective", "name")
+    if name is not None and not isinstance(name, str):
+        raise ContraposeError(f"objective.name: expected the name of an objective, found {name!r}")
+    return name
 
 
 def _of(tree: Mapping[str, Any], section: str, key: str) -> Any:

@@ -27,6 +27,9 @@ class ContraposeError(Exception):
 
     exit_code = 2
 
+    def __init__(self, line: str) -> None:
+        super().__init__(line.replace("\n", "\\n"))
+
 
 class PoolExhausted(ContraposeError):
     """No prompt is left to draw, or the round limit was reached before the batch was full."""

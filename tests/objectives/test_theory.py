@@ -123,6 +123,16 @@ def test_the_reward_gap_decides_between_negatives_of_equal_score():
     assert (c[2] / c[1]).item() == pytest.approx(math.exp(2.0 * 0.1), rel=1e-12)
 
 
+def test_the_reward_gap_is_for_negatives_only():
+    """A correct rollout below the best reward is still a positive, and has no margin."""
+    reward = torch.tensor([[1.0, 0.6, 0.0]], dtype=D)
+    J, c = one_token(SCORES[:, :3], reward=reward, correct=reward > 0.5, positives="correct", alpha=2.0)
+    s = SCORES[0, :3]
+    gates = torch.sigmoid(s[2] + 2.0 - s[:2])
+    assert c.tolist() == pytest.approx([gates[0].item() / 2, gates[1].item() / 2, -gates.mean().item()], rel=1e-12)
+    assert pytest.approx((1 - gates).log().mean().item(), rel=1e-12) == J
+
+
 def test_conspo_is_a_gate_on_disco():
     """J = -mean of tau softplus(-D_i / tau + log N- + m / tau), D_i the DisCO contrast of a positive."""
     tau, m = 0.7, 0.2
@@ -430,6 +440,15 @@ def test_k3_does_not_cancel(dtype, tolerance):
     (slope,) = torch.autograd.grad(k3(x).sum(), x)
     assert slope.tolist() == pytest.approx([math.expm1(x) for x in d], rel=tolerance, abs=0)
     assert (k3(torch.linspace(-30, 30, 101, dtype=dtype)) >= 0).all()
+
+
+@pytest.mark.parametrize(("moved", "clamped"), [(2.0, 6.0), (5.0, 10.0), (-5.0, -15.0), (-9.0, -20.0)])
+def test_a_sequences_log_ratio_is_clamped(moved, clamped):
+    """Three tokens that move together, at most 10 nats up and 20 down."""
+    logp = torch.full((1, 1, 3), moved, dtype=D)
+    kw = {"old_logp": torch.zeros(1, 1, 3), "reward": torch.zeros(1, 1), "kl_coef": 1.0, "kl_aggregate": "sequence"}
+    found = contrapose.value("rence", logp, **kw).item()
+    assert -found == pytest.approx(math.exp(clamped) - 1 - clamped, rel=1e-12)
 
 
 @pytest.mark.parametrize(

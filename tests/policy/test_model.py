@@ -124,6 +124,12 @@ def test_pickled_weights_are_refused(folder):
     assert "pytorch_model.bin" in text and "safetensors" in text
 
 
+def test_pickled_weights_beside_a_stray_safetensors_are_refused(folder):
+    (folder / WEIGHTS).rename(folder / "vision.safetensors")
+    torch.save({}, folder / "pytorch_model.bin")
+    complaint(load_model, folder)
+
+
 def test_no_weights(folder):
     (folder / WEIGHTS).unlink()
     text = complaint(load_model, folder)

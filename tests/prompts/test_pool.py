@@ -259,6 +259,17 @@ def test_a_draw_across_the_end_of_an_epoch_repeats_none():
         assert len({p.id for p in drawn}) == len(drawn)
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_cached_prompt_that_still_waits_in_the_epoch_comes_once_in_a_draw(seed):
+    pool = PromptPool(prompts(4), Thresholds(), seed=seed)
+    before = pool.draw(4)
+    (started,) = pool.draw(1)  # a new epoch, in which the others still wait
+    pool.put_back([p for p in before if p != started][:2])
+    drawn = pool.draw(3)
+    assert len({p.id for p in drawn}) == 3
+    assert started not in drawn
+
+
 def test_the_cache_is_drawn_first_and_once():
     pool = PromptPool(prompts(10), Thresholds())
     first = pool.draw(6)
@@ -409,10 +420,10 @@ class PoolMachine(RuleBasedStateMachine):
         if len(self.gone) == self.count:
             with pytest.raises(PoolExhausted):
                 self.pool.draw(count)
-            self.drawn = []
             return
-        self.drawn = self.pool.draw(count)
-        ids = [p.id for p in self.drawn]
+        drawn = self.pool.draw(count)
+        ids = [p.id for p in drawn]
+        self.drawn += [p for p in drawn if p not in self.drawn]
         assert 1 <= len(ids) <= count
         assert max(Counter(ids).values()) == 1
         assert not self.gone & set(ids)
@@ -420,14 +431,14 @@ class PoolMachine(RuleBasedStateMachine):
         assert ids[: len(waiting)] == waiting[: len(ids)]
         self.cache = [i for i in waiting if i not in ids]
 
-    @rule(correct=st.lists(st.integers(0, K), min_size=6, max_size=6))
+    @rule(correct=st.lists(st.integers(0, K), max_size=8))
     def judge(self, correct):
         for p, c in zip(self.drawn, correct, strict=False):
             if self.pool.judge(group(p, c)) == "mastered":
                 self.gone.add(p.id)
                 assert c >= 7
 
-    @rule(skip=st.integers(0, 5))
+    @rule(skip=st.integers(0, 8))
     def put_back(self, skip):
         self.pool.put_back(self.drawn[skip:])
         if self.keeps:

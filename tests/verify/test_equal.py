@@ -168,6 +168,8 @@ def test_another_value_is_wrong(gold, answer):
         ("0." + "3" * 400, "1/3"),
         (f"{10**399 + 1}/{10**399}", "1"),
         (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
+        (r"\frac{1}{2004!}", r"\frac{1}{2006!}"),
+        ("0.0000001", r"10^{-8}"),
     ],
 )
 def test_numbers_that_floats_cannot_tell_apart_differ(a, b):

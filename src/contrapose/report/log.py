@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from contrapose.types import ContraposeError
+
 
 class JsonLines:
     """A jsonl file of a run. ``append`` flushes; ``size`` is what a checkpoint remembers; ``cut`` goes back to it."""
@@ -26,7 +28,9 @@ class JsonLines:
         return os.fstat(self._file.fileno()).st_size
 
     def cut(self, size: int) -> None:
-        """Drop everything after the first ``size`` bytes."""
+        """Drop everything after the first ``size`` bytes. Raises ContraposeError when there are fewer."""
+        if size > self.size():
+            raise ContraposeError(f"{self.path} lost rows: {self.size()} bytes where its checkpoint counted {size}")
         self._file.truncate(size)
 
     def close(self) -> None:

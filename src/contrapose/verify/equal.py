@@ -62,7 +62,7 @@ def _symbolically_equal(gold: str, answer: str) -> bool:
 
 def _rational(parsed: list[Any]) -> Any:
     """The exact value of a parsed answer that is a rational number written without decimals, else None."""
-    expression = parsed[0] if parsed else None
+    expression: Any = parsed[0] if parsed else None
     return expression.doit() if getattr(expression, "is_rational", None) else None
 
 
