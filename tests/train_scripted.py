@@ -35,5 +35,5 @@ class ScriptedEngine:
         self.rounds.append([p.id for p in prompts])
         for prompt in reversed(prompts):
             right = self.answers(prompt, len(self.rounds) - 1)
-            texts = [rf"\boxed{{{prompt.answer}}}"] * right + [r"\boxed{wrong}"] * (k - right)
+            texts = [rf"\boxed{{{prompt.answer}}}"] * right + [r"\boxed{-1}"] * (k - right)
             yield prompt, tuple(rollout(text) for text in texts)

@@ -126,7 +126,7 @@ def test_pickled_weights_are_refused(folder):
 
 def test_pickled_weights_beside_a_stray_safetensors_are_refused(folder):
     (folder / WEIGHTS).rename(folder / "vision.safetensors")
-    torch.save({}, folder / "pytorch_model.bin")
+    torch.save(tiny("llama").state_dict(), folder / "pytorch_model.bin")
     complaint(load_model, folder)
 
 
@@ -176,6 +176,15 @@ def test_a_folder_without_a_tokenizer(family, tmp_path):
     """A tokenizer made up from nothing would turn every prompt into nothing."""
     tiny(family).save_pretrained(tmp_path)
     complaint(load_tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("family", PLAIN)
+def test_a_tokenizer_splits_as_its_file_says(family, tmp_path):
+    """Whatever rules the library holds right for the model type."""
+    own = tokenizer()
+    save_model(tiny(family), own, tmp_path)
+    text = " ".join(own.convert_ids_to_tokens([5, 9, 7]))
+    assert load_tokenizer(tmp_path).encode(text, add_special_tokens=False) == [5, 9, 7]
 
 
 def test_a_broken_tokenizer(folder):

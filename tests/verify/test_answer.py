@@ -133,6 +133,24 @@ def test_deeply_nested_boxes_give_the_outermost():
     assert found == inner, None if found is None else found[:80]
 
 
+class Counted(str):
+    """A text that counts the characters copied out of it."""
+
+    copied = 0
+
+    def __getitem__(self, where):
+        part = super().__getitem__(where)
+        self.copied += len(part)
+        return part
+
+
+@pytest.mark.parametrize("nested", [10, 1000])
+def test_nested_boxes_are_not_copied_over_and_over(nested):
+    text = Counted("\\boxed{" * nested + "4" + "}" * nested)
+    assert boxed(text).endswith("4" + "}" * (nested - 1))
+    assert text.copied <= 2 * len(text)
+
+
 @given(st.text("{}\\ boxed1", max_size=60))
 def test_any_text_gives_a_part_of_itself_or_nothing(text):
     found = boxed(text)

@@ -171,6 +171,7 @@ def test_another_value_is_wrong(gold, answer):
         (r"\frac{1}{2004!}", r"\frac{1}{2006!}"),
         ("0.0000001", r"10^{-8}"),
     ],
+    ids=lambda text: text[:20],
 )
 def test_numbers_that_floats_cannot_tell_apart_differ(a, b):
     assert equal(a, a)
@@ -258,9 +259,9 @@ def test_a_long_answer_that_is_the_gold_itself_is_right():
     assert equal(long, long)
 
 
-@pytest.mark.parametrize("answer", ["9" * 1_000_000, "1/" * 500_000, "(" * 1_000_000, "x+" * 500_000, "1," * 500_000])
-def test_a_megabyte_of_answer_is_wrong(answer):
-    assert not equal("7", answer)
+@pytest.mark.parametrize("part", ["9", "1/", "(", "{", "x+", "1,", ",000", "7 "])
+def test_a_megabyte_of_answer_is_wrong(part):
+    assert not equal("7", part * (1_000_000 // len(part)))
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,10 @@ def test_an_unknown_scheme_does_not_grade():
         Verifier("generous").grade("2", r"\boxed{2}")
 
 
-@pytest.mark.parametrize("text", [r"\boxed{" + "9" * 100_000 + "}", "\\boxed{" * 100_000, "\x00\ud800\\boxed{\ud800}"])
+@pytest.mark.parametrize(
+    "text",
+    [r"\boxed{" + "9" * 100_000 + "}", "\\boxed{" * 100_000, "\x00\ud800\\boxed{\ud800}"],
+    ids=["digits", "boxes", "surrogates"],
+)
 def test_hostile_text_is_not_correct(text):
     assert not Verifier().grade("2", text).correct

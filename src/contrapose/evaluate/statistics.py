@@ -38,7 +38,7 @@ def wilson(p: float, n: float) -> Estimate:
     shrink = 1 + Z95**2 / n
     centre = (p + Z95**2 / (2 * n)) / shrink
     half = Z95 / shrink * math.sqrt(p * (1 - p) / n + Z95**2 / (4 * n * n))
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
+    return Estimate(p, max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half)))
 
 
 def pass_at_k(right: Sequence[int], samples: int, k: int) -> float:

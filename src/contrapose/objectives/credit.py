@@ -7,6 +7,7 @@ The trainer knows nothing but the credit, so any micro-batch split gives the sam
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import fields, replace
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan, Totals
-from contrapose.objectives.zoo import objective as by_name
-from contrapose.types import Batch, Now
+from contrapose.objectives.zoo import hyperparameters_of
+from contrapose.objectives.zoo import objective as objective_by_name
+from contrapose.types import Batch, Now, nearest
 
 CHUNK_ELEMENTS = 1 << 22
 """Groups are differentiated in chunks of at most this many log-probs, so that temporaries stay small."""
@@ -91,7 +93,7 @@ def _arrange(
 ) -> tuple[Objective, Plan, Now]:
     if isinstance(objective, Objective) and hyperparameters:
         raise TypeError(f"{', '.join(hyperparameters)}: hyper-parameters go with a name, not with an Objective")
-    built = objective if isinstance(objective, Objective) else by_name(objective, **hyperparameters)
+    built = objective if isinstance(objective, Objective) else _by_name(objective, hyperparameters)
     if reward is None:
         if correct is None:
             raise TypeError("pass reward, correct, or both")
@@ -112,6 +114,14 @@ def _arrange(
     now = replace(built.start(), progress=progress)
     now = now if kl_coef is None else replace(now, kl_coef=kl_coef)
     return built, built.plan(batch, totals, generator), now
+
+
+def _by_name(name: str, hyperparameters: dict[str, Any]) -> Objective:
+    valid = [*hyperparameters_of(name), *inspect.signature(_arrange).parameters]
+    for key in hyperparameters:
+        if key not in valid:
+            raise TypeError(f"{key}: neither an argument nor a hyper-parameter of {name}{nearest(key, valid)}")
+    return objective_by_name(name, **hyperparameters)
 
 
 def _check_shapes(batch: Batch, logp_QKT: Tensor) -> None:

@@ -35,7 +35,7 @@ def k3(d: Tensor) -> Tensor:
     else. Written with expm1, and as its series below 1e-3, where the subtraction would cancel.
     """
     d = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return torch.where(d.abs() < 1e-3, d.square() / 2 * (1 + d / 3), torch.expm1(d) - d)
+    return torch.where(d.abs() < 1e-3, d.square() / 2 * (1 + d / 3 * (1 + d / 4)), torch.expm1(d) - d)
 
 
 def kl_old(logp_QKT: Tensor, plan: Plan, aggregate: KLAggregate = "token_mean") -> Tensor:

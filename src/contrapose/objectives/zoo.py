@@ -119,13 +119,18 @@ class ObjectiveInfo:
 
 def objective(name: str, **hyperparameters: Any) -> Objective:
     """The objective called ``name``. Raises ValueError or TypeError, naming the nearest valid name or argument."""
-    if name not in ZOO:
-        raise ValueError(f"objective: {name!r} is unknown{nearest(name, list(ZOO))}")
-    valid = list(inspect.signature(ZOO[name]).parameters)
+    valid = hyperparameters_of(name)
     for key in hyperparameters:
         if key not in valid:
             raise TypeError(f"objective.{key}: not a hyper-parameter of {name}{nearest(key, valid)}")
     return ZOO[name](**hyperparameters)
+
+
+def hyperparameters_of(name: str) -> list[str]:
+    """The names of an objective's hyper-parameters. Raises ValueError, naming the nearest objective."""
+    if name not in ZOO:
+        raise ValueError(f"objective: {name!r} is unknown{nearest(name, list(ZOO))}")
+    return list(inspect.signature(ZOO[name]).parameters)
 
 
 def catalogue() -> dict[str, ObjectiveInfo]:

@@ -55,6 +55,8 @@ class LogProbs:
             return self._forward(rows, with_entropy=entropy)
 
     def _forward(self, rows: Sequence[Row], with_entropy: bool) -> tuple[Tensor, Tensor]:
+        if not all(row.prompt for row in rows):
+            raise ValueError("a row needs a prompt: its first response token is chosen by the state before it")
         device = self.model.device
         width = max(row.length for row in rows)
         ids_NS = torch.tensor([[*r.prompt, *r.response, *[0] * (width - r.length)] for r in rows], device=device)

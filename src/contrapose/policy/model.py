@@ -28,14 +28,34 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name."""
-    from transformers import AutoTokenizer
+    """The tokenizer of a model folder or hub name, which splits text as its ``tokenizer.json`` says.
+
+    transformers puts a family's own rules in place of the file's for some model types (every ``qwen2``), and a
+    model with another tokenizer would then read other tokens than it was trained on, or none at all.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     _refuse_bad_folder(path)
     if Path(path).is_dir() and not any((Path(path) / name).is_file() for name in TOKENIZERS):
         raise ContraposeError(f"model.path: {path} has no tokenizer (none of {', '.join(TOKENIZERS)})")
     with _plain_errors(path):
-        return AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+        if not _splits_as_its_file(tokenizer, path):
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path))
+        return tokenizer
+
+
+def _splits_as_its_file(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> bool:
+    from tokenizers import Tokenizer
+    from transformers.utils import cached_file
+
+    try:
+        file = cached_file(str(path), "tokenizer.json")
+    except OSError:
+        return True  # an older format without that file
+    probe = "Let $x_1 = 23$, so\n\n  the answer's \\boxed{-4.5}: \u00e9 \u6570"
+    expected: list[int] = Tokenizer.from_file(file).encode(probe, add_special_tokens=False).ids
+    return expected == tokenizer.encode(probe, add_special_tokens=False)
 
 
 def load_model(path: str | Path, dtype: str = "float32", device: str | None = None) -> PreTrainedModel:

@@ -44,19 +44,24 @@ def split_of(problem: str) -> Split:
 def problems(
     split: Split, count: int, *, seed: int = 0, terms: tuple[int, int] = (2, 4), largest: int = 9
 ) -> list[Prompt]:
-    """``count`` distinct sums of ``terms`` signed numbers of 1 to ``largest``, each number of terms equally often.
+    """``count`` distinct sums of ``terms`` (least, most) signed numbers of 1 to ``largest``.
 
-    Raises ContraposeError when the ranges hold fewer distinct problems than asked for.
+    Numbers of terms are drawn evenly, until the short sums run out. Raises ContraposeError when the ranges are
+    empty or hold fewer distinct problems than asked for.
     """
+    if not (1 <= terms[0] <= terms[1] and largest >= 1 and count >= 1):
+        raise ContraposeError(
+            f"abacus: no problems of {terms[0]} to {terms[1]} terms of 1 to {largest}, {count} of them"
+        )
     rng = random.Random(f"abacus/{split}/{seed}/{terms}/{largest}")
     found: dict[str, Prompt] = {}
     for _ in range(200 * count):
-        if len(found) == count:
-            return list(found.values())
         numbers = [rng.choice((-1, 1)) * rng.randint(1, largest) for _ in range(rng.randint(*terms))]
         text = "".join(f"{n:+d}" for n in numbers).removeprefix("+") + "="
         if split_of(text) == split:
             found.setdefault(text, Prompt(f"abacus/{text}", text, str(sum(numbers)), "abacus"))
+        if len(found) == count:
+            return list(found.values())
     raise ContraposeError(
         f"abacus: only {len(found)} distinct {split} problems of {terms[0]} to {terms[1]} terms up to {largest}, "
         f"{count} asked for: widen the ranges"

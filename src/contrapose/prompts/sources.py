@@ -66,8 +66,9 @@ def _text(row: dict[str, Any], key: str, where: str) -> str:
             f"data: {where} has no column {key!r}{nearest(key, list(row))}; set data.problem_key and data.answer_key"
         )
     value = row[key]
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not (number or isinstance(value, str)) or not str(value).strip():
+    readable = isinstance(value, (str, int)) and not isinstance(value, bool)
+    readable = readable or (isinstance(value, float) and math.isfinite(value))
+    if not readable or not str(value).strip():
         raise ContraposeError(f"data: {where}, column {key!r}: expected a text or a number, found {value!r:.60}")
     return str(value)
 

@@ -13,16 +13,16 @@ def boxed(text: str) -> str | None:
 
     An unclosed box is no answer, and a box inside another is part of the outer one.
     """
-    found: str | None = None
+    found: slice | None = None
     opened: list[int | None] = []  # where each open brace's content begins, None for braces that are no box
     for match in _TOKEN.finditer(text):
         token = match.group()
         if token == "}":
             start = opened.pop() if opened else None
             if start is not None:
-                found = text[start : match.start()].strip()
+                found = slice(start, match.start())
         elif token == "{":
             opened.append(None)
         elif token.endswith("{") and len(token) > 2:
             opened.append(match.end())
-    return found
+    return None if found is None else text[found].strip()

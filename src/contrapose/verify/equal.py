@@ -9,7 +9,7 @@ from typing import Any
 
 _NOISE = re.compile(r"(\\\\)|\\[!,;:]|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle(?![a-z])|\\?\$")
 _SPACE = re.compile(r"(\d)(?:\s|\\ |~)+(?=\d)|(?:\s|(?<!\\)\\ |~)+")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[, ]\d{3})+")
 _NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})")
 _RATIO = re.compile(
     r"([+-]?)(?:(\d{1,400})/(\d{1,400})|\\[dt]?frac\{([+-]?\d{1,400})\}\{(\d{1,400})\}|\\[dt]?frac(\d)(\d))"
@@ -28,13 +28,13 @@ def equal(gold: str, answer: str) -> bool:
         return exact_gold == exact_answer
     if len(answer) > LONGEST_ANSWER:
         return False
-    return _symbolically_equal(gold, answer)
+    return _symbolically_equal(gold, answer, exact_gold, exact_answer)
 
 
 def number(text: str) -> Fraction | None:
     """The exact value of an integer, decimal or simple fraction; None for anything else."""
     if _THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
+        text = text.replace(",", "").replace(" ", "")
     if _NUMBER.fullmatch(text):
         return Fraction(text)
     if match := _RATIO.fullmatch(text):
@@ -50,20 +50,25 @@ def _normal(text: str) -> str:
     return _SPACE.sub(lambda m: m.group(1) + " " if m.group(1) else "", text).strip().removesuffix(".")
 
 
-def _symbolically_equal(gold: str, answer: str) -> bool:
+def _symbolically_equal(gold: str, answer: str, exact_gold: Any, exact_answer: Any) -> bool:
     from math_verify import verify
 
     parsed_gold, parsed_answer = _parse(gold), _parse(answer)
     if not verify(parsed_gold, parsed_answer):
         return False
-    exact = [_rational(p) for p in (parsed_gold, parsed_answer)]
-    return None in exact or exact[0] == exact[1]  # math-verify compares numbers to six digits
+    # math-verify compares numbers to six digits; where both are rational we can do better
+    exact_gold = _rational(parsed_gold) if exact_gold is None else exact_gold
+    exact_answer = _rational(parsed_answer) if exact_answer is None else exact_answer
+    return exact_gold is None or exact_answer is None or bool(exact_gold == exact_answer)
 
 
-def _rational(parsed: list[Any]) -> Any:
+def _rational(parsed: list[Any]) -> Fraction | None:
     """The exact value of a parsed answer that is a rational number written without decimals, else None."""
     expression: Any = parsed[0] if parsed else None
-    return expression.doit() if getattr(expression, "is_rational", None) else None
+    if not getattr(expression, "is_rational", None):
+        return None
+    value = expression.doit()
+    return Fraction(int(value.p), int(value.q)) if value.is_Rational else None
 
 
 @lru_cache(maxsize=4096)
