@@ -47,15 +47,20 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
 
 def _splits_as_its_file(tokenizer: PreTrainedTokenizerBase, path: str | Path) -> bool:
     from tokenizers import Tokenizer
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     try:
         file = cached_file(str(path), "tokenizer.json")
     except OSError:
+        file = None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if file is None or backend is None:
         return True  # an older format without that file
-    probe = "Let $x_1 = 23$, so\n\n  the answer's \\boxed{-4.5}: \u00e9 \u6570"
-    expected: list[int] = Tokenizer.from_file(file).encode(probe, add_special_tokens=False).ids
-    return expected == tokenizer.encode(probe, add_special_tokens=False)
+
+    def rules(backend: Any) -> list[Any]:
+        return [part and part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer)]
+
+    return rules(Tokenizer.from_file(file)) == rules(backend)
 
 
 def load_model(path: str | Path, dtype: str = "float32", device: str | None = None) -> PreTrainedModel:
