@@ -130,7 +130,9 @@ def test_objectives_are_listed_with_their_equations(monkeypatch, capsys):
 def test_doctor_names_what_is_here(monkeypatch, capsys):
     assert contrapose(monkeypatch, "doctor") == 0
     shown = capsys.readouterr().out
-    assert all(part in shown for part in ("torch", "transformers", "math-verify", "threads", "device"))
+    assert all(
+        part in shown for part in ("torch", "transformers", "math-verify", "threads", "device", "contrapose[hub]")
+    )
 
 
 def test_ctrl_c_saves_and_the_resumed_run_ends_as_one_never_stopped(tmp_path):

@@ -166,7 +166,7 @@ def objectives(name: Annotated[str | None, typer.Argument(help="One objective, w
     if name is None:
         table = Table("name", "aggregate", "score", "margin", "contrast", "trust")
         for info in known.values():
-            table.add_row(info.name, *info.factors.values())
+            table.add_row(info.name, *(factor.partition("(")[0] for factor in info.factors.values()))
         console.print(table)
         return
     if name not in known:
@@ -186,6 +186,7 @@ def doctor() -> None:
     """Versions, devices, what is installed, and what each missing extra would give."""
     from importlib.metadata import PackageNotFoundError, version
 
+    from rich.markup import escape
     from rich.table import Table
 
     from contrapose.train.run import facts
@@ -199,7 +200,7 @@ def doctor() -> None:
     table, found = Table("part", "found", "what it is for"), facts()
     table.add_row("python", found["python"], "")
     for package, use in {**CORE, **EXTRAS}.items():
-        table.add_row(package, installed(package), use)
+        table.add_row(package, installed(package), escape(use))
     table.add_row("device", found["device"], "where models run")
     table.add_row("threads", str(found["threads"]), "OMP_NUM_THREADS; runs repeat bit for bit only at the same number")
     Console().print(table)
