@@ -6,22 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from contrapose.cli import main
 from contrapose.policy.model import save_model
 from contrapose.prompts.sources import load_prompts
 from contrapose.prompts.template import render
 from contrapose.train.pretrain import pretrain
+from models import tiny
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "train"
 MATH = SAMPLES / "math_train_12k.sample2000.jsonl"
@@ -30,12 +22,6 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-FAMILIES = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-}
-
 pytestmark = pytest.mark.skipif(not MATH.exists(), reason="the shared training samples are not here")
 
 
@@ -55,22 +41,9 @@ def tokenizer():
 
 def small_model(family: str, tokenizer, answers, template: str):
     """A small model that has half learned the answers: some of its rollouts are right, some are not."""
-    config_class, model_class = FAMILIES[family]
-    torch.manual_seed(0)
-    model = model_class(
-        config_class(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16, "max_position_embeddings": 1024}
+    model = tiny(family, len(tokenizer), initializer_range=0.02, **sizes, **ends)
     examples = []
     for prompt in answers:
         asked = list(render(prompt, template, tokenizer).tokens)

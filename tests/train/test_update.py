@@ -4,13 +4,13 @@ import random
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from contrapose.objectives.zoo import objective
 from contrapose.policy.logprobs import LogProbs, Row
 from contrapose.train.collate import Minibatch, collate, micro_batches
 from contrapose.train.update import NumericalStop, accumulate, update
 from contrapose.types import Batch, Group, Prompt, Rollout, Verdict
+from models import tiny
 
 OBJECTIVES = {
     "rence": {},
@@ -26,23 +26,8 @@ OBJECTIVES = {
 }
 
 
-def tiny_model(seed: int = 0, vocab: int = 20) -> Qwen3ForCausalLM:
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=vocab,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        eos_token_id=1,
-        pad_token_id=0,
-        bos_token_id=None,
-    )
-    return Qwen3ForCausalLM(config).double().eval()
+def tiny_model(seed: int = 0) -> torch.nn.Module:
+    return tiny("qwen3", vocab=20, seed=seed).double()
 
 
 def groups(count: int = 4, k: int = 8, seed: int = 0) -> list[Group]:
@@ -72,7 +57,7 @@ def gradient_of(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def whole_gradient(model: Qwen3ForCausalLM, built, batch: Minibatch) -> torch.Tensor:
+def whole_gradient(model: torch.nn.Module, built, batch: Minibatch) -> torch.Tensor:
     """One backward of -J through the plain model, all rows at once."""
     model.zero_grad()
     plan = built.plan(batch.batch)

@@ -56,7 +56,18 @@ def mean_of(x_QK: Tensor, among_QK: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NCE:
+class OneAgainstOther:
+    """What the contrasts of positives with negatives share: how the sides are chosen."""
+
+    positives: Positives = "best"
+    coupling: ClassVar[str] = "group"
+
+    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        return partition(batch, self.positives), torch.zeros_like(batch.reward_QK)
+
+
+@dataclass(frozen=True)
+class NCE(OneAgainstOther):
     """``v = mean over positives i of tau log[ e^{s_i/tau} / (e^{s_i/tau} + sum over negatives j of e^{s_j/tau}) ]``.
 
     ReNCE Eq. 1 (tau 1, positives the best) and ConSPO Eq. 15 (tau 10, positives the correct). Each positive is
@@ -64,11 +75,6 @@ class NCE:
     """
 
     tau: float = 1.0
-    positives: Positives = "best"
-    coupling: ClassVar[str] = "group"
-
-    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        return partition(batch, self.positives), torch.zeros_like(batch.reward_QK)
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         logit_QK = score_QK / self.tau
@@ -77,14 +83,8 @@ class NCE:
 
 
 @dataclass(frozen=True)
-class Softmax:
+class Softmax(OneAgainstOther):
     """``v = mean over positives i of s_i - LSE over the whole group``: positives compete too (ReNCE Table 4)."""
-
-    positives: Positives = "best"
-    coupling: ClassVar[str] = "group"
-
-    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        return partition(batch, self.positives), torch.zeros_like(batch.reward_QK)
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         everyone_Q1 = log_sum_exp(score_QK, plan.side_QK != 0).unsqueeze(1)
@@ -92,14 +92,8 @@ class Softmax:
 
 
 @dataclass(frozen=True)
-class AllPairs:
+class AllPairs(OneAgainstOther):
     """``v = mean over pairs (i, j) of log sigmoid(s_i - s_j)`` (ReNCE Table 4; Group-DPO)."""
-
-    positives: Positives = "best"
-    coupling: ClassVar[str] = "group"
-
-    def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        return partition(batch, self.positives), torch.zeros_like(batch.reward_QK)
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         gap_QKK = score_QK.unsqueeze(2) - score_QK.unsqueeze(1)
@@ -108,11 +102,8 @@ class AllPairs:
 
 
 @dataclass(frozen=True)
-class RandomPair:
+class RandomPair(OneAgainstOther):
     """``v = log sigmoid(s_i - s_j)`` of one pair a group, drawn uniformly at each visit (ReNCE Table 4)."""
-
-    positives: Positives = "best"
-    coupling: ClassVar[str] = "group"
 
     def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         side_QK = partition(batch, self.positives)

@@ -69,7 +69,7 @@ def conspo(
     s = (1/L) sum_t m log pi_theta,  m_t = M/2 (1 - cos(pi min(progress / warmup, 1)))
     """
     scores: dict[str, Score] = {"log_prob": LogProb(), "clipped_ratio": ClippedRatio(epsilon, epsilon)}
-    contrasts: dict[str, Contrast] = {"nce": NCE(tau, "correct"), "linear": Linear(0, 0.0, "correct")}
+    contrasts: dict[str, Contrast] = {"nce": NCE("correct", tau), "linear": Linear(0, 0.0, "correct")}
     margins = {"cosine": Cosine(M, warmup), "constant": Constant(M), None: None}
     return Objective(
         aggregate=rollout_mean,
