@@ -67,6 +67,32 @@ def test_train_then_eval_then_resume_refused(monkeypatch, capsys, tmp_path):
     assert "--resume" in capsys.readouterr().err
 
 
+def test_an_evaluation_asks_as_the_run_did(monkeypatch, capsys, tmp_path):
+    """Template and columns are those the model was trained with."""
+    data = tmp_path / "sums.jsonl"
+    data.write_text(
+        "".join(json.dumps({"q": f"{a}+{b}=", "a": a + b}) + "\n" for a in range(1, 7) for b in range(1, 7))
+    )
+    settings = {"model.path": "abacus", "data.path": data, "data.problem_key": "q", "data.answer_key": "a"}
+    settings |= {"data.template": "plain", "batch.prompts": 4, "batch.updates": 2, "rollout.max_tokens": 64, "steps": 1}
+    flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    run = tmp_path / "run"
+    assert contrapose(monkeypatch, "train", "grpo", "--out", str(run), *flags) == 0
+    assert "no evaluation: eval.data is not set" in capsys.readouterr().out
+    for model in (run, run / "model"):
+        assert contrapose(monkeypatch, "eval", str(model), "--data", str(data), "--samples", "1") == 0
+        assert "template plain" in capsys.readouterr().out
+
+
+def test_an_exhausted_pool_leaves_a_model_and_says_where(monkeypatch, capsys, tmp_path):
+    flags = ["--set", "filter.t_hard=0.4", "--set", "filter.t_easy=0.45", "--set", "filter.max_rounds=1"]
+    assert contrapose(monkeypatch, "train", "--out", str(tmp_path / "run"), *SMALL, *flags) == 3
+    shown = capsys.readouterr()
+    assert "filter.max_rounds" in shown.err
+    assert "--set model.path=" in shown.out
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+
+
 def test_an_example_of_the_contrast_is_shown(monkeypatch, capsys, tmp_path):
     """A right answer pulled up and a wrong one pushed down, with their credits."""
     assert contrapose(monkeypatch, "train", "--out", str(tmp_path / "run"), *SMALL) == 0
@@ -86,6 +112,8 @@ BAD = {
     "train --set optim.lr=fast": "optim.lr",
     "train --set objective.name=renc": "'renc' is unknown",
     "train --set objective.btea=1": "objective.btea: not a hyper-parameter of rence (did you mean 'beta'?)",
+    "train --set objective.beta=fast": "objective.beta: expected a number, found 'fast'",
+    "train --set objective.kl_target=0": "target must be above 0",
     "train --set objective.margin=cosine": "objective.margin: 'cosine' is not a choice",
     "train --set nonsense": "write it as key=value",
     "train --set data.path=missing.jsonl": "model.path is not set",

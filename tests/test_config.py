@@ -89,13 +89,13 @@ def test_every_shipped_recipe_resolves_under_its_name(name):
 
 def test_no_shipped_recipe_is_left_out():
     assert {path.stem for path in recipe_path("abacus").parent.glob("*.toml")} == {"abacus", *SHIPPED}
-    assert set(contrapose.objectives()) <= set(SHIPPED)  # abacus extends the objective's own recipe
+    assert set(contrapose.objectives()) <= set(SHIPPED)  # every objective has a recipe of its own
 
 
 @pytest.mark.parametrize(
     ("name", "mode", "scheme"), [("rence", "band", "format"), ("conspo", "none", "binary"), ("grpo", "none", "format")]
 )
-def test_abacus_extends_the_objectives_own_recipe(name, mode, scheme):
+def test_abacus_lies_over_the_objectives_own_recipe(name, mode, scheme):
     c, own = config("abacus", f"objective.name={name}"), config(name, *OWN)
     assert (c.filter.mode, c.reward.scheme) == (mode, scheme)
     assert (c.objective, c.filter, c.reward) == (own.objective, own.filter, own.reward)
@@ -118,25 +118,24 @@ def test_without_a_recipe_own_data_take_the_objectives_own(name):
 # --- layers -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_recipe_file_over_the_defaults(recipe):
+def test_a_recipe_file_lies_over_its_objectives_own_recipe(recipe):
     path = recipe("steps = 7\n[optim]\nlr = 3e-6\n" + OWN_TABLES)
     c, called = resolve(path)
     assert called == path
-    defaults = validate({"model": {"path": "x"}, "data": {"path": "y.jsonl"}})
-    assert c == defaults.model_copy(update={"steps": 7, "optim": defaults.optim.model_copy(update={"lr": 3e-6})})
+    own = resolve("rence", OWN)[0]
+    assert c == own.model_copy(update={"steps": 7, "optim": own.optim.model_copy(update={"lr": 3e-6})})
 
 
-def test_a_recipe_file_over_the_recipe_it_extends(recipe):
-    c = config(recipe('extends = "conspo"\n[objective]\ntau = 1.0\n' + OWN_TABLES))
-    assert c.objective.hyperparameters == {"tau": 1.0, "M": 0.01, "warmup": 0.3}
-    assert (c.objective.name, c.filter.mode, c.data.template) == ("conspo", "none", "conspo")
-
-
-def test_extending_the_objective_follows_the_override_then_the_file(recipe):
-    path = recipe('extends = "objective"\n[objective]\nname = "grpo"\n' + OWN_TABLES)
-    assert config(path).batch.updates == 4
+def test_what_lies_below_follows_the_override_then_the_file(recipe):
+    path = recipe('[objective]\nname = "grpo"\n' + OWN_TABLES)
+    assert (config(path).batch.updates, config(path).filter.mode) == (4, "none")
     assert config(path, "objective.name=conspo").batch.updates == 1
     assert config(path, "objective.name=conspo").objective.name == "conspo"
+
+
+def test_the_config_of_a_run_is_a_recipe_for_the_same_run(recipe):
+    c = config("abacus", "objective.name=grpo", "seed=3", "objective.clip_high=0.3")
+    assert config(recipe(c.to_toml({"torch": "2", "threads": 1}))) == c
 
 
 def test_overrides_win_and_the_last_one_most():
@@ -373,16 +372,8 @@ def test_an_unknown_objective_names_the_nearest():
     assert "did you mean 'rence'?" in refusal(None, "objective.name=rense")
 
 
-@pytest.mark.parametrize(
-    ("extends", "complaint"),
-    [('"abacus"', "one level deep"), ('"consp"', "did you mean 'conspo'?"), ("3", "extends"), ('["rence"]', "extends")],
-)
-def test_what_a_recipe_cannot_extend(recipe, extends, complaint):
-    assert complaint in refusal(recipe(f"extends = {extends}\n" + OWN_TABLES))
-
-
 def test_a_recipe_whose_objective_has_no_text_for_a_name(recipe):
-    assert "objective" in refusal(recipe('extends = "objective"\n[objective]\nname = 3\n' + OWN_TABLES))
+    assert "objective" in refusal(recipe("[objective]\nname = 3\n" + OWN_TABLES))
 
 
 # --- there and back ---------------------------------------------------------------------------------------------------

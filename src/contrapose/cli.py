@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from contrapose.types import ContraposeError
+from contrapose.types import ContraposeError, PoolExhausted
 
 if TYPE_CHECKING:
     from contrapose.config import Config
@@ -55,7 +55,7 @@ def train(
     set_: Set = [],  # noqa: B006
     seed: Annotated[int | None, typer.Option(help="Same as --set seed=N.")] = None,
 ) -> None:
-    """Train a model and evaluate it before and after."""
+    """Train a model, and evaluate it before and after where eval.data is set."""
     if resume:
         if out is None or recipe or set_ or seed is not None:
             raise ContraposeError(
@@ -89,7 +89,12 @@ def _train(config: Config, folder: Path, resume: bool) -> int:
         screen.log(line)
     with run, screen:
         screen.started_at(run.step)
-        finished = loop(run, screen.on_step)
+        try:
+            finished = loop(run, screen.on_step)
+        except PoolExhausted:
+            kept = run.finish()
+            screen.log(f"kept {kept}, after step {run.step}: other settings may start from it, --set model.path={kept}")
+            raise
     if not finished:
         screen.log(f"stopped after step {run.step}; go on with: contrapose train --resume --out {folder}")
         return STOPPED
@@ -109,6 +114,18 @@ def _saved_config(folder: Path) -> Config:
     return validate(tree)
 
 
+def _data_settings_of(model: str) -> dict[str, str]:
+    """The data settings a model was trained with, where it lies in a run folder."""
+    from contrapose.config import read_toml
+
+    folder = Path(model)
+    for run in (folder, folder.parent, folder.parent.parent):
+        if folder.is_dir() and (run / "config.toml").is_file() and (run / "metrics.jsonl").is_file():
+            data = read_toml(run / "config.toml").get("data", {})
+            return data if isinstance(data, dict) else {}
+    return {}
+
+
 @app.command("eval")
 def eval_(
     model: Annotated[str, typer.Argument(help="Model folder, run folder, hub name, or abacus.")],
@@ -119,9 +136,9 @@ def eval_(
     max_tokens: Annotated[
         int, typer.Option(min=1, help="Response limit; what the context leaves, if that is less.")
     ] = 4096,
-    template: Annotated[str | None, typer.Option(help="Default: plain for abacus, else rence.")] = None,
-    problem_key: str = "problem",
-    answer_key: str = "answer",
+    template: Annotated[str | None, typer.Option(help="Default: the run's own, else plain or rence.")] = None,
+    problem_key: Annotated[str | None, typer.Option(help="Default: the run's own, else problem.")] = None,
+    answer_key: Annotated[str | None, typer.Option(help="Default: the run's own, else answer.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.")] = None,
     dtype: str = "float32",
     seed: int = 0,
@@ -134,12 +151,15 @@ def eval_(
     _quiet()
     console = Console()
     screen = Screen(console)
+    own = _data_settings_of(model)
+    template = template or own.get("template") or ("plain" if data.partition(":")[0] == "abacus" else "rence")
+    screen.log(f"model {model}, data {data}, template {template}")
     with screen:
         row = evaluate_model(
             model,
             data,
-            template=template or ("plain" if data.partition(":")[0] == "abacus" else "rence"),
-            keys=(problem_key, answer_key),
+            template=template,
+            keys=(problem_key or own.get("problem_key", "problem"), answer_key or own.get("answer_key", "answer")),
             limit=limit,
             samples=samples,
             temperature=temperature,
@@ -224,7 +244,7 @@ def abacus_build(
     seed: int = 0,
     steps: Annotated[int, typer.Option(min=1)] = 800,
 ) -> None:
-    """Train the abacus base model from nothing: about two minutes on two cores."""
+    """Train the abacus base model from nothing: a few minutes on two cores."""
     from contrapose.screen import Screen
     from contrapose.train.pretrain import build_abacus
 

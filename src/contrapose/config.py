@@ -49,6 +49,7 @@ class RolloutConfig(Section):
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, ge=1, le=1)  # below 1 the log-probs trained on would not be those of the samples
     max_tokens: int = Field(6656, gt=0)
+    cache_gib: float = Field(8.0, gt=0)  # memory for the key-value cache; bounds how many rollouts go side by side
     is_cap: float = Field(0.0, ge=0)  # truncated importance sampling against the engine's log-probs; 0: off
 
 
@@ -123,8 +124,9 @@ class Config(Section):
 def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> tuple[Config, str]:
     """The settings of ``recipe`` (a name or a TOML file) under ``--set`` overrides, and the recipe's name.
 
-    Layers, weakest first: the defaults, the recipe that the recipe ``extends`` (``"objective"``: the objective's
-    own), the recipe, the overrides. No recipe means abacus, or, once ``data.path`` is set, the objective's own.
+    Layers, weakest first: the defaults, the objective's own recipe (its published filter, reward and batch), the
+    recipe, the overrides. No recipe means abacus, or, once ``data.path`` is set, the objective's own. The
+    ``config.toml`` of a run is a recipe too.
     """
     layer = _overrides(overrides)
     for key, value in given.items():
@@ -133,17 +135,12 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
     if recipe is None:
         recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else _objective_name(layer) or "rence"
     top = read_toml(recipe_path(recipe))
-    base = top.pop("extends", None)
-    if base is not None:
-        if base == "objective":
-            base = _objective_name(layer) or _objective_name(top) or "rence"
-        if not isinstance(base, str):
-            raise ContraposeError(f"recipe {recipe}: extends takes the name of a recipe, found {base!r}")
-        below = read_toml(recipe_path(base))
-        if below.pop("extends", None):
-            raise ContraposeError(f"recipe {base}: extends is one level deep")
-        top = merge(below, top)
-    return validate(merge(top, layer)), recipe
+    top.pop("run", None)
+    objective = _objective_name(layer) or _objective_name(top) or "rence"
+    if objective not in _shipped():
+        raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, sorted(_shipped()))}")
+    below = read_toml(recipe_path(objective))
+    return validate(merge(merge(below, top), layer)), recipe
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
@@ -178,15 +175,16 @@ def recipe_path(recipe: str) -> Path:
     """The file of a recipe: a path to a ``.toml``, or the name of one that ships."""
     if recipe.endswith(".toml"):
         return Path(recipe)
-    shipped = {p.stem: p for p in _recipes_folder().glob("*.toml")}
+    shipped = _shipped()
     if recipe not in shipped:
         raise ContraposeError(f"recipe {recipe!r} is unknown{nearest(recipe, sorted(shipped))}")
     return shipped[recipe]
 
 
-def _recipes_folder() -> Path:
+def _shipped() -> dict[str, Path]:
     installed = Path(__file__).parent / "recipes"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
+    return {p.stem: p for p in folder.glob("*.toml")}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,12 +41,18 @@ class Stopped(Exception):
     """A person or the machine asked the run to stop; what follows is a checkpoint, not a failure."""
 
 
+LISTED = 16
+"""A longer list of valid names is no help in one line."""
+
+
 def nearest(name: str, valid: list[str]) -> str:
-    """``" (did you mean 'x'?)"`` for the valid name closest to ``name``, or all of them if none is close."""
+    """``" (did you mean 'x'?)"`` for the valid name closest to ``name``, or all if none is close and they are few."""
     import difflib
 
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else f" (one of: {', '.join(valid)})"
+    if close:
+        return f" (did you mean {close[0]!r}?)"
+    return f" (one of: {', '.join(valid)})" if len(valid) <= LISTED else ""
 
 
 @dataclass(frozen=True)

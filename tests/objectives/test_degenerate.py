@@ -462,3 +462,43 @@ def test_importing_contrapose_does_not_import_torch():
     code = "import sys, contrapose; dir(contrapose); print('torch' in sys.modules, 'transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters"),
+    [
+        ("rence", {"beta": "fast"}),
+        ("rence", {"beta": True}),
+        ("rence", {"beta": 0.0}),
+        ("rence", {"kl_target": 0}),
+        ("rence", {"kl_horizon": -1.0}),
+        ("rence", {"kl_coef": float("nan")}),
+        ("rence", {"margin": 3}),
+        ("conspo", {"tau": 0.0}),
+        ("conspo", {"tau": -1.0}),
+        ("conspo", {"epsilon": 2.0}),
+        ("grpo", {"std_ddof": 0.5}),
+        ("grpo", {"std_ddof": 2}),
+        ("grpo", {"clip_low": None}),
+    ],
+)
+def test_hyperparameters_that_make_no_sense_are_refused_by_name(name, hyperparameters):
+    with pytest.raises((TypeError, ValueError)) as refused:
+        contrapose.objective(name, **hyperparameters)
+    assert "objective" in str(refused.value)
+
+
+def test_a_coefficient_without_a_trust_region_is_refused():
+    with pytest.raises(ValueError, match="kl_coef"):
+        contrapose.credit("grpo", torch.zeros(1, 2, 3), reward=torch.tensor([[1.0, 0.0]]), kl_coef=0.5)
+
+
+def test_half_precision_is_widened_inside():
+    """The credit of bfloat16 log-probs is that of the same numbers in float32, rounded once."""
+    generator = torch.Generator().manual_seed(0)
+    logp = -torch.rand(2, 4, 1500, generator=generator).to(torch.bfloat16)
+    reward = torch.tensor([[1.0, 0, 0, 1], [0, 1, 0, 0]])
+    found = contrapose.credit("conspo", logp, reward=reward, tau=0.1)
+    exact = contrapose.credit("conspo", logp.float(), reward=reward, tau=0.1)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, exact.to(torch.bfloat16), rtol=0, atol=0)

@@ -282,3 +282,46 @@ def test_render_all_refuses_when_none_is_left(given):
 
 def test_render_all_refuses_one_that_cannot_be_spelled():
     assert "cannot spell problem p" in refusal([*sums(2), QUESTION], "plain", abacus.tokenizer(), 50, do=render_all)
+
+
+# --- as the model was trained -----------------------------------------------------------------------------------------
+
+
+def sentencepiece_like(chat):
+    """A tokenizer that marks word starts and puts one before the text, as Llama-2's and Mistral's do."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    texts = ["[INST] Please solve 3+4= [/INST]", "What is 1+1? Please answer. [INST] x [/INST]"]
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=120, special_tokens=["<s>", "</s>"]))
+    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
+    tokenizer.chat_template = chat
+    return tokenizer
+
+
+INST = "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+
+
+def test_a_chat_is_tokenised_as_the_tokenizer_itself_does_it():
+    """In one go: apart from its frame a text would get another word start."""
+    tokenizer = sentencepiece_like(INST)
+    found = render(Prompt("p", "Please solve 3+4=", "7"), "chat", tokenizer).tokens
+    expected = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Please solve 3+4="}], add_generation_prompt=True, return_dict=False
+    )
+    assert list(found) == expected
+
+
+@pytest.mark.parametrize("content", ["{{ m.content | upper }}", "", "{{ m.content[:3] }}"])
+def test_a_chat_template_that_alters_the_question_is_refused(content):
+    tokenizer = sentencepiece_like(INST.replace("{{ m.content }}", content))
+    for problem in ("Please solve 3+4=", "Please </s> solve"):
+        assert "alters the question" in refusal(Prompt("p", problem, "7"), "chat", tokenizer)
+
+
+def test_tokens_added_whole_but_not_marked_special_are_text_too():
+    tokenizer = sentencepiece_like(INST)
+    tokenizer.add_tokens(["solve"])
+    whole = tokenizer.convert_tokens_to_ids("solve")
+    for template in ("plain", "chat"):
+        assert whole not in render(Prompt("p", "Please solve 3+4=", "7"), template, tokenizer).tokens

@@ -6,7 +6,7 @@ import torch
 from contrapose.policy.logprobs import LogProbs, Row
 from contrapose.rollout.decode import EmbeddedEngine, decode
 from contrapose.rollout.sampler import Sampling
-from contrapose.types import Prompt
+from contrapose.types import ContraposeError, Prompt
 from models import PLAIN, tiny, tokenizer
 
 TOKENS = [(5, 9, 3), (8,), (11, 2, 3, 4, 5, 6, 40), (63, 22), (17, 33, 8, 9)]
@@ -130,10 +130,40 @@ def test_retiring_rows_changes_nothing(share, monkeypatch):
     lengths = [len(r.tokens) for group in usual.values() for r in group]
     growing = [sum(n > t for n in lengths) for t in range(1, max(lengths))]
     assert min(lengths) < max(lengths)
+    decoded = sizes[2:]  # after the engine's look at the cache and the prefill
     if share == 0:
-        assert sizes[1:] == [15] * len(growing)
+        assert decoded == [15] * len(growing)
     if share == 1:
-        assert sizes[1:] == growing
+        assert decoded == growing
+
+
+def test_a_small_cache_makes_small_waves(monkeypatch):
+    """Rollouts side by side are bounded by what the cache would hold if all ran to the limit; never below a group."""
+    model, seen = tiny("qwen3"), []
+    bytes_per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head size, float32
+    longest = max(len(p.tokens) for p in PROMPTS) + SAMPLING.max_tokens
+    usual = tokens_of(rollouts(model))
+
+    def spying(model, prompts, k, *rest):
+        seen.append(len(prompts) * k)
+        return decode(model, prompts, k, *rest)
+
+    monkeypatch.setattr("contrapose.rollout.decode.decode", spying)
+    for rows, expected in ((7, 6), (1, 3)):
+        seen.clear()
+        cache_gib = rows * longest * bytes_per_token / 2**30 * 1.001
+        engine = EmbeddedEngine(model, tokenizer(eos=EOS[0]), EOS, cache_gib=cache_gib)
+        found = dict(engine.generate(PROMPTS, 3, 0, SAMPLING))
+        assert {p.id: [r.tokens for r in group] for p, group in found.items()} == usual
+        assert max(seen) == expected
+
+
+def test_a_model_without_a_key_value_cache_is_refused():
+    from transformers import MambaConfig, MambaForCausalLM
+
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1, state_size=4)).eval()
+    with pytest.raises(ContraposeError, match="Mamba"):
+        EmbeddedEngine(model, tokenizer(), EOS)
 
 
 def test_stop_and_length():
@@ -193,7 +223,7 @@ def test_one_prefill_a_prompt():
     handle = model.register_forward_pre_hook(lambda m, a, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True)
     rollouts(model, k=4)
     handle.remove()
-    assert sizes[:2] == [5, 20]
+    assert sizes[1:3] == [5, 20]  # after the engine's own look at the cache
 
 
 @pytest.mark.parametrize("family", PLAIN)

@@ -88,6 +88,14 @@ def test_without_refill_one_round_is_all():
     assert 0 <= len(drawn.accepted) <= 4
 
 
+def test_without_refill_an_epochs_end_does_not_make_a_step_short():
+    """Ten prompts, four a step: the third step draws two of the old epoch and two of the new."""
+    engine, pool = by_index([2]), PromptPool(prompts(10), Thresholds(mode="none"))
+    drawn = [gather(pool, engine, refill=False) for _ in range(3)]
+    assert [len(d.judged) for d in drawn] == [4, 4, 4]
+    assert [len(r) for r in engine.rounds] == [4, 4, 2, 2]
+
+
 def test_no_filter_trains_on_every_drawn_group():
     """GRPO and ConSPO: all wrong and all right groups stay in the batch."""
     engine = by_index([0, 8, 3])

@@ -206,6 +206,15 @@ def test_prompts_too_long_for_the_context_are_refused_before_anything_is_written
     assert not (tmp_path / "none").exists()
 
 
+def test_fewer_prompts_than_a_batch_are_refused(tmp_path):
+    file = tmp_path / "few.jsonl"
+    file.write_text('{"problem": "1+1=", "answer": "2"}\n' * 3 + '{"problem": "1+2=", "answer": "3"}\n')
+    with pytest.raises(ContraposeError, match=r"batch\.prompts: 4.*only 2 prompts"):
+        started(
+            tmp_path / "none", "model.path=abacus", f"data.path={file}", "data.template=plain", "rollout.max_tokens=9"
+        )
+
+
 def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
     with pytest.raises(ContraposeError, match="no checkpoint"):
         started(tmp_path / "none", resume=True)

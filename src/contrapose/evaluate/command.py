@@ -44,7 +44,7 @@ def evaluate_model(
         raise ContraposeError(f"--out: {out} already holds an evaluation: choose another folder")
     loaded = load_prompts(data, problem_key=keys[0], answer_key=keys[1], limit=limit, default_split="test")
     engine = EmbeddedEngine.load(_weights(model), dtype)
-    prompts, _ = render_all(loaded, template, engine.tokenizer, max_tokens=1 << 30)
+    prompts, left_out = render_all(loaded, template, engine.tokenizer, max_tokens=1 << 30)
     room = engine.room_after(prompts)
     if room is not None and room < max_tokens:
         log(f"responses are limited to {room} tokens: what the model's context leaves after the longest prompt")
@@ -64,7 +64,7 @@ def evaluate_model(
 
     sampling = Sampling(temperature, top_p, max_tokens)
     result = evaluate(engine, Verifier("binary"), prompts, samples=samples, sampling=sampling, seed=seed, each=on_group)
-    row = {"model": model, "data": data, "template": template, "seed": seed, **result.to_dict()}
+    row = {"model": model, "data": data, "template": template, "seed": seed, **result.to_dict(), "left_out": left_out}
     if out is not None and lines:
         lines.close()
         (out / "eval.json").write_text(json.dumps([row], indent=1) + "\n", encoding="utf-8")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contrapose.objectives.plan import Plan
+from contrapose.objectives.plan import Plan, require
 from contrapose.types import Batch
 
 Positives = Literal["best", "correct"]
@@ -76,6 +76,9 @@ class NCE(OneAgainstOther):
 
     tau: float = 1.0
 
+    def __post_init__(self) -> None:
+        require(self.tau > 0, f"tau must be above 0, found {self.tau}")
+
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         logit_QK = score_QK / self.tau
         negatives_Q1 = log_sum_exp(logit_QK, plan.side_QK < 0).unsqueeze(1)
@@ -132,6 +135,10 @@ class Linear:
     eps: float = 1e-6
     of: Literal["reward", "correct"] = "reward"
     coupling: ClassVar[str] = "token"
+
+    def __post_init__(self) -> None:
+        require(self.ddof in (0, 1), f"ddof is 0 or 1, found {self.ddof}")
+        require(self.eps >= 0, f"eps must be at least 0, found {self.eps}")
 
     def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         x_QK = (batch.reward_QK if self.of == "reward" else batch.correct_QK).to(batch.reward_QK.dtype)

@@ -63,16 +63,23 @@ def credit(
 
     Raises ValueError or TypeError, naming the nearest valid choice.
     """
-    built, plan, now = _arrange(objective, logp_QKT, **arguments)
-    credit_QKT, _ = credit_of(built, logp_QKT.detach(), plan, now)
-    return credit_QKT if token_weight is None else credit_QKT * token_weight
+    wide_QKT = _widened(logp_QKT)
+    built, plan, now = _arrange(objective, wide_QKT, **arguments)
+    credit_QKT, _ = credit_of(built, wide_QKT, plan, now)
+    return (credit_QKT if token_weight is None else credit_QKT * token_weight).to(logp_QKT.dtype)
 
 
 def value(objective: str | Objective, logp_QKT: Tensor, **arguments: Any) -> Tensor:
     """The scalar J (to be maximised) whose gradient ``credit`` gives; the same arguments."""
     arguments.pop("token_weight", None)
-    built, plan, now = _arrange(objective, logp_QKT, **arguments)
-    return credit_of(built, logp_QKT.detach(), plan, now)[1]
+    wide_QKT = _widened(logp_QKT)
+    built, plan, now = _arrange(objective, wide_QKT, **arguments)
+    return credit_of(built, wide_QKT, plan, now)[1].to(logp_QKT.dtype)
+
+
+def _widened(logp_QKT: Tensor) -> Tensor:
+    """At least float32: sums over thousands of tokens drown in bfloat16."""
+    return logp_QKT.detach().to(torch.promote_types(logp_QKT.dtype, torch.float32))
 
 
 def _arrange(
@@ -100,24 +107,29 @@ def _arrange(
         reward = correct
     shape_QK = logp_QKT.shape[:2]
     batch = Batch(
-        old_logp_QKT=(logp_QKT if old_logp is None else old_logp).detach(),
+        old_logp_QKT=logp_QKT if old_logp is None else old_logp.detach().to(logp_QKT),
         mask_QKT=torch.ones_like(logp_QKT) if mask is None else mask.to(logp_QKT),
         reward_QK=reward.to(logp_QKT),
         correct_QK=reward >= 1 - 1e-6 if correct is None else correct.bool(),
         present_QK=torch.ones(shape_QK, dtype=torch.bool, device=logp_QKT.device)
         if present is None
         else present.bool(),
-        reference_logp_QKT=None if reference_logp is None else reference_logp.detach(),
+        reference_logp_QKT=None if reference_logp is None else reference_logp.detach().to(logp_QKT),
     )
     _check_shapes(batch, logp_QKT)
     batch = replace(batch, mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1))
     now = replace(built.start(), progress=progress)
-    now = now if kl_coef is None else replace(now, kl_coef=kl_coef)
+    if kl_coef is not None:
+        if built.trust is None:
+            raise ValueError("kl_coef: this objective has no trust region whose coefficient it could be")
+        now = replace(now, kl_coef=kl_coef)
     return built, built.plan(batch, totals, generator), now
 
 
 def _by_name(name: str, hyperparameters: dict[str, Any]) -> Objective:
-    valid = [*hyperparameters_of(name), *inspect.signature(_arrange).parameters]
+    arguments = inspect.signature(_arrange).parameters.values()
+    named = [p.name for p in arguments if p.kind is inspect.Parameter.KEYWORD_ONLY]
+    valid = [*hyperparameters_of(name), *named, "token_weight"]
     for key in hyperparameters:
         if key not in valid:
             raise TypeError(f"{key}: neither an argument nor a hyper-parameter of {name}{nearest(key, valid)}")

@@ -13,6 +13,12 @@ COUPLINGS = ("token", "rollout", "group", "step")
 """What a token's credit may depend on, narrow to wide: its own log-prob, its rollout's, its group's, the step's."""
 
 
+def require(holds: bool, text: str) -> None:
+    """Raise ValueError when a factor's setting makes no sense."""
+    if not holds:
+        raise ValueError(text)
+
+
 @dataclass(frozen=True)
 class Totals:
     """Global counts of one optimizer step: the denominators, whatever part of the step is at hand.

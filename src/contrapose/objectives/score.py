@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from contrapose.objectives.plan import Plan
+from contrapose.objectives.plan import Plan, require
 
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to this before any exponential (nats); a ratio of e^20 is already an accident."""
@@ -44,6 +44,9 @@ class LogRatio:
     beta: float = 0.1
     coupling: ClassVar[str] = "token"
 
+    def __post_init__(self) -> None:
+        require(self.beta > 0, f"beta must be above 0, found {self.beta}")
+
     def __call__(self, logp_QKT: Tensor, plan: Plan) -> Tensor:
         return self.beta * (plan.weight_QKT * log_ratio(logp_QKT, plan)).sum(-1)
 
@@ -60,6 +63,10 @@ class ClippedRatio:
     high: float = 0.2
     dual_clip: float | None = None
     coupling: ClassVar[str] = "token"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.low <= 1 and self.high >= 0, f"a clip of {self.low} below and {self.high} above 1 is none")
+        require(self.dual_clip is None or self.dual_clip >= 1, f"dual_clip must be at least 1, found {self.dual_clip}")
 
     def __call__(self, logp_QKT: Tensor, plan: Plan) -> Tensor:
         ratio_QKT = log_ratio(logp_QKT, plan).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()

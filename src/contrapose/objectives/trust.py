@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
-from contrapose.objectives.plan import Plan
+from contrapose.objectives.plan import Plan, require
 from contrapose.objectives.score import MAX_LOG_RATIO, log_ratio
 from contrapose.types import Now
 
@@ -63,6 +63,11 @@ class KLOld:
     target: float = 0.01
     horizon: float = 25600.0
     aggregate: KLAggregate = "token_mean"
+
+    def __post_init__(self) -> None:
+        require(self.coef >= 0, f"the KL's coefficient must be at least 0, found {self.coef}")
+        require(self.target > 0, f"the KL's target must be above 0, found {self.target}")
+        require(self.horizon > 0, f"the KL's horizon must be above 0, found {self.horizon}")
 
     @property
     def coupling(self) -> str:

@@ -6,9 +6,10 @@ Letters: ``m`` mask, ``L`` length, ``d = log pi_theta - log pi_old``, ``rho = e^
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from contrapose.objectives.aggregate import rollout_mean, token_sum
 from contrapose.objectives.contrast import NCE, AllPairs, Contrast, Linear, Positives, RandomPair, Softmax
@@ -123,7 +124,15 @@ def objective(name: str, **hyperparameters: Any) -> Objective:
     for key in hyperparameters:
         if key not in valid:
             raise TypeError(f"objective.{key}: not a hyper-parameter of {name}{nearest(key, valid)}")
-    return ZOO[name](**hyperparameters)
+    hints = get_type_hints(ZOO[name])
+    for key, value in hyperparameters.items():
+        if not _fits(value, hints[key]):
+            raise TypeError(f"objective.{key}: expected {_words(hints[key])}, found {value!r}")
+    try:
+        return ZOO[name](**hyperparameters)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith("objective.") else f"objective {name}: {text}") from None
 
 
 def hyperparameters_of(name: str) -> list[str]:
@@ -145,6 +154,20 @@ def _describe(name: str, make: Callable[..., Objective]) -> ObjectiveInfo:
     factors |= {key: repr(getattr(built, key) or "-").strip("'") for key in ("score", "margin", "contrast", "trust")}
     defaults = {key: p.default for key, p in inspect.signature(make).parameters.items()}
     return ObjectiveInfo(name, paper, equation, factors, defaults)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value may stand for a parameter of this annotation; choices among names are checked by ``_choose``."""
+    kinds = get_args(hint) or (hint,)
+    if float in kinds or int in kinds:
+        number = isinstance(value, (int, float) if float in kinds else int) and not isinstance(value, bool)
+        return (number and math.isfinite(value)) or (value is None and type(None) in kinds)
+    return value is None or isinstance(value, str)
+
+
+def _words(hint: Any) -> str:
+    kinds = get_args(hint) or (hint,)
+    return "a number" if float in kinds else "a whole number" if int in kinds else "a name"
 
 
 def _choose(key: str, value: str | None, choices: Mapping[Any, Chosen]) -> Chosen:

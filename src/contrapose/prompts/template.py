@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from contrapose.types import ContraposeError, Prompt, nearest
@@ -24,7 +26,7 @@ TEMPLATES = {
 """``plain`` is the bare problem; ``chat`` needs a tokenizer with a chat template; the papers' prompts are wrapped in
 one where the tokenizer has it (a user turn, thinking off) and stand alone where it has none."""
 
-_MARK = "CONTRAPOSEQUESTION"
+_MARK = "ContraposeQuestion"
 
 
 class _Unspellable(Exception):
@@ -40,10 +42,11 @@ def render(prompt: Prompt, template: str, tokenizer: PreTrainedTokenizerBase) ->
         raise ContraposeError(f"data.template: {template!r} is unknown{nearest(template, list(TEMPLATES))}")
     text = TEMPLATES[template].replace("{problem}", prompt.problem)
     try:
-        tokens = _chat(text, tokenizer) if wraps_in_chat(template, tokenizer) else _encode(text, tokenizer, start=True)
+        tokens = _chat(text, tokenizer) if wraps_in_chat(template, tokenizer) else _plain(text, tokenizer)
     except (_Unspellable, UnicodeEncodeError):  # half a surrogate pair is no text
+        advice = "" if template == "plain" else "; try template = 'plain'"
         raise ContraposeError(
-            f"data.template: the tokenizer cannot spell problem {prompt.id} under {template!r}; try template = 'plain'"
+            f"data.template: the tokenizer cannot spell problem {prompt.id} under {template!r}{advice}"
         ) from None
     return replace(prompt, tokens=tuple(tokens))
 
@@ -72,20 +75,50 @@ def wraps_in_chat(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _chat(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """A user turn with a generation prompt. The turn's frame is tokenised apart from the (stripped) text."""
-    frame: Any = tokenizer.apply_chat_template(
-        [{"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=True, enable_thinking=False
-    )
-    before, _, after = str(frame).partition(_MARK)
-    frame_ids = [tokenizer.encode(part, add_special_tokens=False) for part in (before, after)]
-    return [*frame_ids[0], *_encode(text.strip(), tokenizer, start=False), *frame_ids[1]]
+    """A user turn with a generation prompt, thinking off.
 
+    Tokenised in one go, as the model was trained; only where the text spells a control token is it tokenised
+    apart from its frame. A template that prints today's date gives other tokens tomorrow.
+    """
 
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase, start: bool) -> list[int]:
-    """Token ids of untrusted text, after the tokenizer's own beginning-of-text token if ``start``."""
+    def turn(content: str) -> str:
+        frame: Any = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return str(frame)
+
     text.encode()
-    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    text = text.strip()
+    if not _control_tokens(tokenizer).search(text):
+        whole = turn(text)
+        if text not in whole:
+            raise ContraposeError("data.template: the tokenizer's chat template alters the question; try 'plain'")
+        ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
+        return ids
+    before, mark, after = turn(_MARK).partition(_MARK)
+    if not mark or _MARK in after:
+        raise ContraposeError("data.template: the tokenizer's chat template alters the question; try 'plain'")
+    frame = [tokenizer.encode(part, add_special_tokens=False) for part in (before, after)]
+    return [*frame[0], *_as_text(text, tokenizer), *frame[1]]
+
+
+def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The text after the tokenizer's own beginning-of-text token, where it has one."""
+    begin = [i for i in tokenizer.encode("") if i == tokenizer.bos_token_id]
+    return [*begin, *_as_text(text, tokenizer)]
+
+
+def _as_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of untrusted text: what spells a control token is cut after its first character, so that it is none."""
+    text.encode()
+    cuts = [0, *(m.start() + 1 for m in _control_tokens(tokenizer).finditer(text)), len(text)]
+    ids = [i for piece in pairwise(cuts) for i in tokenizer.encode(text[slice(*piece)], add_special_tokens=False)]
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
         raise _Unspellable
-    added = tokenizer.encode("") if start else []
-    return [*(i for i in added if i == tokenizer.bos_token_id), *ids]
+    return ids
+
+
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """Matches every token that was added to the vocabulary whole, marked as special or not."""
+    added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, added)) or r"(?!)")

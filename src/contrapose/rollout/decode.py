@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer
 from contrapose.rollout.sampler import Sampling, sample, seed_of
-from contrapose.types import Prompt, Rollout
+from contrapose.types import ContraposeError, Prompt, Rollout
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +20,12 @@ RETIRE_BELOW = 0.75
 
 
 class EmbeddedEngine:
-    """A ``RolloutEngine`` in the trainer's own process. ``max_rows`` bounds the rows decoded side by side."""
+    """A ``RolloutEngine`` in the trainer's own process.
+
+    Side by side it decodes at most ``max_rows`` rollouts, and no more than a cache of ``cache_gib`` would hold if
+    all of them ran to the limit; never less than one group. Raises ContraposeError for a model whose past it
+    cannot clone and cut (state-space and linear-attention models).
+    """
 
     def __init__(
         self,
@@ -28,11 +33,13 @@ class EmbeddedEngine:
         tokenizer: PreTrainedTokenizerBase,
         eos: tuple[int, ...],
         max_rows: int = 256,
+        cache_gib: float = 8.0,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.eos = eos
         self.max_rows = max_rows
+        self._cache_tokens = int(cache_gib * 2**30 / _cache_bytes_per_token(model))
 
     @classmethod
     def load(cls, path: str, dtype: str = "float32") -> EmbeddedEngine:
@@ -53,7 +60,8 @@ class EmbeddedEngine:
         self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling
     ) -> Iterator[tuple[Prompt, tuple[Rollout, ...]]]:
         """See ``RolloutEngine.generate``. Rollout i of a prompt is drawn with the seed of ``(seed, prompt id, i)``."""
-        wave = max(1, self.max_rows // k)
+        longest = max((len(p.tokens) for p in prompts), default=0) + sampling.max_tokens
+        wave = max(1, min(self.max_rows, self._cache_tokens // longest) // k)
         for start in range(0, len(prompts), wave):
             part = prompts[start : start + wave]
             seeds = [seed_of(seed, p.id, i) for p in part for i in range(k)]
@@ -118,6 +126,19 @@ def decode(
             past_key_values=cache,
             use_cache=True,
         ).logits[:, -1]
+
+
+@torch.inference_mode()
+def _cache_bytes_per_token(model: PreTrainedModel) -> float:
+    """Measured on a prompt of two tokens, cloned to two rows; also shows whether the model's past can be cloned."""
+    try:
+        cache: Any = _prefill(model, [(0, 1)], 2)[1]
+        cache.batch_select_indices(torch.tensor([0], device=model.device))
+        past: list[Tensor] = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+        return sum(t.numel() * t.element_size() for t in past) / 2
+    except (AttributeError, TypeError, ValueError, NotImplementedError) as error:
+        name = type(model).__name__
+        raise ContraposeError(f"model.path: the embedded engine needs a key-value cache, {name} has none") from error
 
 
 def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], k: int) -> tuple[Tensor, DynamicCache, Tensor]:

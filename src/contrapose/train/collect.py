@@ -56,20 +56,20 @@ def collect(
     max_rounds: int,
     each: Callable[[], None] = lambda: None,
 ) -> Collected:
-    """Rounds of drawing until ``wanted`` groups are accepted (one round without ``refill``).
+    """Rounds of drawing until ``wanted`` groups are accepted (without ``refill``: drawn).
 
     Each round draws what is still needed at the recent rate of acceptance, at most twice the batch. ``each`` is
     called after every finished group and may raise Stopped. Raises PoolExhausted after ``max_rounds`` rounds.
     """
     out = Collected(wanted)
-    while len(out.accepted) < wanted:
+    while len(out.accepted if refill else out.judged) < wanted:
         if out.rounds == max_rounds:
             raise PoolExhausted(
                 f"filter.max_rounds: only {len(out.accepted)} of {wanted} groups were accepted in {max_rounds} rounds "
                 f"({len(out.judged)} drawn): raise it, widen filter.t_hard to filter.t_easy, or lower batch.prompts"
             )
         missing = wanted - len(out.accepted)
-        prompts = pool.draw(min(pool.needed(missing), 2 * wanted) if refill else wanted)
+        prompts = pool.draw(min(pool.needed(missing), 2 * wanted) if refill else wanted - len(out.judged))
         found: dict[str, Group] = {}
         for prompt, rollouts in engine.generate(prompts, k, seed_of(seed, out.rounds), sampling):
             found[prompt.id] = Group(prompt, rollouts, tuple(verifier(prompt, r) for r in rollouts))
@@ -79,7 +79,5 @@ def collect(
         for prompt, fate in zip(prompts, fates, strict=True):
             out.add(found[prompt.id], fate)
         out.rounds += 1
-        if not refill:
-            break
     pool.put_back(group.prompt for group in out.surplus)
     return out

@@ -54,8 +54,8 @@ def _answer_loss(model: PreTrainedModel, examples: Sequence[Example]) -> Tensor:
 
     ids = [torch.tensor(prompt + answer) for prompt, answer in examples]
     labels = [torch.tensor([-100] * len(prompt) + answer) for prompt, answer in examples]
-    ids_NT = pad_sequence(ids, batch_first=True)
-    labels_NT = pad_sequence(labels, batch_first=True, padding_value=-100)
+    ids_NT = pad_sequence(ids, batch_first=True).to(model.device)
+    labels_NT = pad_sequence(labels, batch_first=True, padding_value=-100).to(model.device)
     logits_NTV = model(input_ids=ids_NT, use_cache=False).logits
     return torch.nn.functional.cross_entropy(logits_NTV[:, :-1].flatten(0, 1), labels_NT[:, 1:].flatten())
 

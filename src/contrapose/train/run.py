@@ -67,13 +67,14 @@ class Run:
         self.config, self.folder = config, folder
         self.on_group, self.on_eval, self.on_trained = on_group, on_eval, on_trained
         self._notes: list[str] = []
+        self._left_out: dict[str, int] = {}
         self.objective = make_objective(config)
         self.others = {name: make() for name, make in ZOO.items() if name != config.objective.name}
         self.now = self.objective.start()
         self.step = 0
         self.evaluations: list[dict[str, Any]] = []
         self.stop = StopRequest()
-        source = str(BASE_MODEL) if config.model.path == "abacus" else config.model.path
+        source = _folder_of(config.model.path)
         found = checkpoint.newest(folder) if resume else None
         self.tokenizer = load_tokenizer(source)
         self.pool = PromptPool(self._prompts(config.data.path), _thresholds(config), config.seed, config.filter.cache)
@@ -81,8 +82,9 @@ class Run:
         self.model = load_model(found / "model" if found else source, config.model.dtype)
         self.logprobs = LogProbs(self.model, config.rollout.temperature)
         self.reference = self._reference(source)
-        self.engine = EmbeddedEngine(self.model, self.tokenizer, eos_ids(self.model, self.tokenizer))
-        self._check_context()
+        eos = eos_ids(self.model, self.tokenizer)
+        self.engine = EmbeddedEngine(self.model, self.tokenizer, eos, cache_gib=config.rollout.cache_gib)
+        self._check_room()
         self.verifier = Verifier(config.reward.scheme, truncated_is_wrong=config.reward.truncated == "wrong")
         self.sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_tokens)
         self.optimizer = torch.optim.AdamW(
@@ -113,6 +115,7 @@ class Run:
             f"objective  {config.objective.name}: {', '.join([built.aggregate.__name__, *factors])}",
             f"data       {config.data.path}: {prompts:,} prompts, template {config.data.template}{chat}",
             f"a step     {config.batch.prompts} groups of {config.rollout.k} rollouts, {config.batch.updates} updates",
+            *([] if config.eval.data else ["note       no evaluation: eval.data is not set"]),
             *self._notes,
             *([BF16_NOTE] if config.model.dtype == "bfloat16" else []),
         ]
@@ -145,7 +148,8 @@ class Run:
             seed=seed_of(self.config.seed, "evaluation"),
             each=each,
         )
-        self.evaluations.append({"step": self.step, "data": settings.data, **result.to_dict()})
+        left_out = self._left_out[settings.data]
+        self.evaluations.append({"step": self.step, "data": settings.data, **result.to_dict(), "left_out": left_out})
         write_json(self.folder / "eval.json", self.evaluations)
         self.on_eval(self.evaluations[-1])
 
@@ -198,11 +202,15 @@ class Run:
         data = self.config.data
         loaded = load_prompts(path, problem_key=data.problem_key, answer_key=data.answer_key, default_split=split)
         prompts, left_out = render_all(loaded, data.template, self.tokenizer, data.max_prompt_tokens)
+        self._left_out[path] = left_out
         if left_out:
-            self._notes.append(f"{path}: {left_out} prompts longer than data.max_prompt_tokens are left out")
+            self._notes.append(f"note       {path}: {left_out} prompts longer than data.max_prompt_tokens are left out")
         return prompts
 
-    def _check_context(self) -> None:
+    def _check_room(self) -> None:
+        prompts, wanted = len(list(self.pool.prompts())), self.config.batch.prompts
+        if prompts < wanted:
+            raise ContraposeError(f"batch.prompts: {wanted}, but {self.config.data.path} holds only {prompts} prompts")
         room, asked = self.engine.room_after([*self.eval_prompts, *self.pool.prompts()]), self.config.rollout.max_tokens
         if room is not None and asked > room:
             raise ContraposeError(
@@ -213,8 +221,12 @@ class Run:
         """The frozen policy of a KL to a reference, where the objective has one: ``model.reference`` or the start."""
         if not isinstance(self.objective.trust, KLReference):
             return None
-        model = load_model(self.config.model.reference or source, self.config.model.dtype)
+        model = load_model(_folder_of(self.config.model.reference) or source, self.config.model.dtype)
         return LogProbs(model.requires_grad_(False), self.config.rollout.temperature)
+
+
+def _folder_of(path: str) -> str:
+    return str(BASE_MODEL) if path == "abacus" else path
 
 
 def _thresholds(config: Config) -> Thresholds:
