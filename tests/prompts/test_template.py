@@ -287,13 +287,13 @@ def test_render_all_refuses_one_that_cannot_be_spelled():
 # --- as the model was trained -----------------------------------------------------------------------------------------
 
 
-def sentencepiece_like(chat):
+def sentencepiece_like(chat, unknown=None):
     """A tokenizer that marks word starts and puts one before the text, as Llama-2's and Mistral's do."""
-    bpe = Tokenizer(models.BPE())
+    bpe = Tokenizer(models.BPE(unk_token=unknown))
     bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     texts = ["[INST] Please solve 3+4= [/INST]", "What is 1+1? Please answer. [INST] x [/INST]"]
-    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=120, special_tokens=["<s>", "</s>"]))
-    names = {"bos_token": "<s>", "eos_token": "</s>"}
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=120, special_tokens=["<s>", "</s>", "<unk>"]))
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": unknown}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
     tokenizer.chat_template = chat
     return tokenizer
@@ -325,3 +325,10 @@ def test_tokens_added_whole_but_not_marked_special_are_text_too():
     whole = tokenizer.convert_tokens_to_ids("solve")
     for template in ("plain", "chat"):
         assert whole not in render(Prompt("p", "Please solve 3+4=", "7"), template, tokenizer).tokens
+
+
+def test_a_character_that_cannot_be_spelled_is_refused_in_a_chat_too():
+    """It would become an unknown token without a word."""
+    tokenizer = sentencepiece_like(INST, unknown="<unk>")
+    assert render(Prompt("p", "Please solve 3+4=", "7"), "chat", tokenizer).tokens
+    assert "cannot spell problem p" in refusal(Prompt("p", "Please \u6570 3+4=", "7"), "chat", tokenizer)

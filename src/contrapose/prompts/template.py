@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -87,19 +88,19 @@ def _chat(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         )
         return str(frame)
 
-    text.encode()
     text = text.strip()
-    if not _control_tokens(tokenizer).search(text):
-        whole = turn(text)
-        if text not in whole:
-            raise ContraposeError("data.template: the tokenizer's chat template alters the question; try 'plain'")
+    as_text = _as_text(text, tokenizer)  # also shows whether every character can be spelled
+    spells_control = _control_tokens(tokenizer).search(text) is not None
+    content = _MARK if spells_control else text
+    whole = turn(content)
+    if content not in whole or (spells_control and whole.count(_MARK) > 1):
+        raise ContraposeError("data.template: the tokenizer's chat template alters the question; try 'plain'")
+    if not spells_control:
         ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
         return ids
-    before, mark, after = turn(_MARK).partition(_MARK)
-    if not mark or _MARK in after:
-        raise ContraposeError("data.template: the tokenizer's chat template alters the question; try 'plain'")
+    before, _, after = whole.partition(_MARK)
     frame = [tokenizer.encode(part, add_special_tokens=False) for part in (before, after)]
-    return [*frame[0], *_as_text(text, tokenizer), *frame[1]]
+    return [*frame[0], *as_text, *frame[1]]
 
 
 def _plain(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -120,5 +121,9 @@ def _as_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     """Matches every token that was added to the vocabulary whole, marked as special or not."""
-    added = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, added)) or r"(?!)")
+    return _any_of(frozenset(tokenizer.get_added_vocab()))
+
+
+@lru_cache(maxsize=8)
+def _any_of(texts: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(text) for text in sorted(texts, key=len, reverse=True)) or r"(?!)")
