@@ -18,8 +18,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-torch.set_num_threads(1)  # a tiny model gains nothing from threads, and loses much where cores are shared
-
 FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 8}),

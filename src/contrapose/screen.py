@@ -135,7 +135,7 @@ def _contrast(group: Mapping[str, Any]) -> str:
 
 
 def _end(text: str, width: int) -> str:
-    """The end of ``text`` on one line, control characters shown as escapes."""
+    """The end of ``text`` on one line, control characters shown as spaces."""
     line = "".join(c if c.isprintable() else " " for c in text)
     return line if len(line) <= width else "..." + line[-width:]
 

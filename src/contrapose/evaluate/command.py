@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from contrapose.evaluate.evaluate import evaluate
-from contrapose.prompts.abacus import BASE_MODEL
+from contrapose.prompts.abacus import model_folder
 from contrapose.prompts.sources import load_prompts
 from contrapose.prompts.template import render_all
 from contrapose.report.log import JsonLines
@@ -72,10 +72,8 @@ def evaluate_model(
 
 
 def _weights(model: str) -> str:
-    if model == "abacus":
-        return str(BASE_MODEL)
     trained = Path(model) / "model"
-    return str(trained) if trained.is_dir() else model
+    return str(trained) if trained.is_dir() else model_folder(model)
 
 
 def _row(group: Group) -> dict[str, Any]:

@@ -63,23 +63,14 @@ def credit(
 
     Raises ValueError or TypeError, naming the nearest valid choice.
     """
-    wide_QKT = _widened(logp_QKT)
-    built, plan, now = _arrange(objective, wide_QKT, **arguments)
-    credit_QKT, _ = credit_of(built, wide_QKT, plan, now)
+    credit_QKT, _ = credit_of(*_arrange(objective, logp_QKT, **arguments))
     return (credit_QKT if token_weight is None else credit_QKT * token_weight).to(logp_QKT.dtype)
 
 
 def value(objective: str | Objective, logp_QKT: Tensor, **arguments: Any) -> Tensor:
     """The scalar J (to be maximised) whose gradient ``credit`` gives; the same arguments."""
     arguments.pop("token_weight", None)
-    wide_QKT = _widened(logp_QKT)
-    built, plan, now = _arrange(objective, wide_QKT, **arguments)
-    return credit_of(built, wide_QKT, plan, now)[1].to(logp_QKT.dtype)
-
-
-def _widened(logp_QKT: Tensor) -> Tensor:
-    """At least float32: sums over thousands of tokens drown in bfloat16."""
-    return logp_QKT.detach().to(torch.promote_types(logp_QKT.dtype, torch.float32))
+    return credit_of(*_arrange(objective, logp_QKT, **arguments))[1].to(logp_QKT.dtype)
 
 
 def _arrange(
@@ -97,7 +88,8 @@ def _arrange(
     generator: torch.Generator | None = None,
     totals: Totals | None = None,
     **hyperparameters: Any,
-) -> tuple[Objective, Plan, Now]:
+) -> tuple[Objective, Tensor, Plan, Now]:
+    """What ``credit_of`` takes, in at least float32: sums over thousands of tokens drown in bfloat16."""
     if isinstance(objective, Objective) and hyperparameters:
         raise TypeError(f"{', '.join(hyperparameters)}: hyper-parameters go with a name, not with an Objective")
     built = objective if isinstance(objective, Objective) else _by_name(objective, hyperparameters)
@@ -105,6 +97,7 @@ def _arrange(
         if correct is None:
             raise TypeError("pass reward, correct, or both")
         reward = correct
+    logp_QKT = logp_QKT.detach().to(torch.promote_types(logp_QKT.dtype, torch.float32))
     shape_QK = logp_QKT.shape[:2]
     batch = Batch(
         old_logp_QKT=logp_QKT if old_logp is None else old_logp.detach().to(logp_QKT),
@@ -123,7 +116,7 @@ def _arrange(
         if built.trust is None:
             raise ValueError("kl_coef: this objective has no trust region whose coefficient it could be")
         now = replace(now, kl_coef=kl_coef)
-    return built, built.plan(batch, totals, generator), now
+    return built, logp_QKT, built.plan(batch, totals, generator), now
 
 
 def _by_name(name: str, hyperparameters: dict[str, Any]) -> Objective:

@@ -9,7 +9,8 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from contrapose.objectives.aggregate import rollout_mean, token_sum
 from contrapose.objectives.contrast import NCE, AllPairs, Contrast, Linear, Positives, RandomPair, Softmax
@@ -18,10 +19,6 @@ from contrapose.objectives.objective import Objective
 from contrapose.objectives.score import ClippedRatio, LogProb, LogRatio, Score
 from contrapose.objectives.trust import KLAggregate, KLOld, KLReference
 from contrapose.types import nearest
-
-Chosen = TypeVar("Chosen")
-Name = TypeVar("Name", bound=str)
-NAMES = {"positives": get_args(Positives), "kl_aggregate": get_args(KLAggregate)}
 
 
 def rence(
@@ -43,14 +40,14 @@ def rence(
     s = beta sum_t m d, and + alpha (r_max - r_j) on negatives
     """
     contrasts = {"nce": NCE, "softmax": Softmax, "random_pair": RandomPair, "all_pairs": AllPairs}
-    regions = {"kl": KLOld(kl_coef, kl_target, kl_horizon, _one_of("kl_aggregate", kl_aggregate)), None: None}
+    regions = {"kl": KLOld(kl_coef, kl_target, kl_horizon, kl_aggregate), None: None}
     margins = {"reward_gap": RewardGap(alpha), "constant": Constant(alpha), None: None}
     return Objective(
         aggregate=token_sum,
         score=LogRatio(beta),
-        margin=_choose("margin", margin, margins),
-        contrast=_choose("contrast", contrast, contrasts)(positives=_one_of("positives", positives)),
-        trust=_choose("trust", trust, regions),
+        margin=margins[margin],
+        contrast=contrasts[contrast](positives=positives),
+        trust=regions[trust],
     )
 
 
@@ -74,9 +71,9 @@ def conspo(
     margins = {"cosine": Cosine(M, warmup), "constant": Constant(M), None: None}
     return Objective(
         aggregate=rollout_mean,
-        score=_choose("score", score, scores),
-        margin=_choose("margin", margin, margins),
-        contrast=_choose("contrast", contrast, contrasts),
+        score=scores[score],
+        margin=margins[margin],
+        contrast=contrasts[contrast],
         trust=None,
     )
 
@@ -126,13 +123,11 @@ def objective(name: str, **hyperparameters: Any) -> Objective:
             raise TypeError(f"objective.{key}: not a hyper-parameter of {name}{nearest(key, valid)}")
     hints = get_type_hints(ZOO[name])
     for key, value in hyperparameters.items():
-        if not _fits(value, hints[key]):
-            raise TypeError(f"objective.{key}: expected {_words(hints[key])}, found {value!r}")
+        _check(key, value, hints[key])
     try:
         return ZOO[name](**hyperparameters)
     except ValueError as error:
-        text = str(error)
-        raise ValueError(text if text.startswith("objective.") else f"objective {name}: {text}") from None
+        raise ValueError(f"objective {name}: {error}") from None
 
 
 def hyperparameters_of(name: str) -> list[str]:
@@ -156,26 +151,16 @@ def _describe(name: str, make: Callable[..., Objective]) -> ObjectiveInfo:
     return ObjectiveInfo(name, paper, equation, factors, defaults)
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value may stand for a parameter of this annotation; choices among names are checked by ``_choose``."""
-    kinds = get_args(hint) or (hint,)
-    if float in kinds or int in kinds:
-        number = isinstance(value, (int, float) if float in kinds else int) and not isinstance(value, bool)
-        return (number and math.isfinite(value)) or (value is None and type(None) in kinds)
-    return value is None or isinstance(value, str)
-
-
-def _words(hint: Any) -> str:
-    kinds = get_args(hint) or (hint,)
-    return "a number" if float in kinds else "a whole number" if int in kinds else "a name"
-
-
-def _choose(key: str, value: str | None, choices: Mapping[Any, Chosen]) -> Chosen:
-    if value not in choices:
-        names = ["none" if c is None else c for c in choices]
-        raise ValueError(f"objective.{key}: {value!r} is not a choice{nearest(str(value), names)}")
-    return choices[value]
-
-
-def _one_of(key: str, value: Name) -> Name:
-    return _choose(key, value, dict.fromkeys(NAMES[key], value))
+def _check(key: str, value: Any, hint: Any) -> None:
+    """Raise unless ``value`` may stand for a hyper-parameter of this annotation: a choice of names, or a number."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    choices: list[Any] = [name for kind in kinds if get_origin(kind) is Literal for name in get_args(kind)]
+    if NoneType in kinds:
+        choices.append(None)
+    number = (int, float) if float in kinds else int if int in kinds else ()
+    if value in choices or (isinstance(value, number) and not isinstance(value, bool) and math.isfinite(value)):
+        return
+    if number:
+        raise TypeError(f"objective.{key}: expected a {'' if float in kinds else 'whole '}number, found {value!r}")
+    names = ["none" if c is None else c for c in choices]
+    raise ValueError(f"objective.{key}: {value!r} is not a choice{nearest(str(value), names)}")

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 BASE_MODEL = Path(__file__).parent / "abacus_base"
 """The shipped base model, in Hugging Face format."""
 
+
+def model_folder(path: str) -> str:
+    """``path``, or the shipped base model's folder where ``path`` is ``"abacus"``."""
+    return str(BASE_MODEL) if path == "abacus" else path
+
+
 Split = Literal["train", "validation", "test"]
 HABITS = {"careful": 0.30, "guess": 0.25, "slip": 0.25, "give_up": 0.20}
 """Share of each habit in the base model's training text."""

@@ -86,6 +86,10 @@ class PromptPool:
         """How many prompts were removed for good."""
         return len(self._mastered)
 
+    def __len__(self) -> int:
+        """How many prompts, mastered ones included."""
+        return len(self._prompts)
+
     def prompts(self) -> Iterable[Prompt]:
         """All prompts, mastered ones included."""
         return self._prompts.values()

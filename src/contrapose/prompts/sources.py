@@ -81,8 +81,7 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                reason = str(error).splitlines()[0]
-                raise ContraposeError(f"data: {file}:{number} is not JSON: {reason}") from None
+                raise ContraposeError(f"data: {file}:{number} is not JSON: {error}") from None
             if not isinstance(row, dict):
                 raise ContraposeError(f"data: {file}:{number} is not a JSON object")
             yield f"{file}:{number}", row

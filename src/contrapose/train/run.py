@@ -21,7 +21,7 @@ from contrapose.objectives.zoo import ZOO
 from contrapose.objectives.zoo import objective as objective_by_name
 from contrapose.policy.logprobs import LogProbs
 from contrapose.policy.model import eos_ids, load_model, load_tokenizer, save_model
-from contrapose.prompts.abacus import BASE_MODEL
+from contrapose.prompts.abacus import model_folder
 from contrapose.prompts.pool import PromptPool, Thresholds
 from contrapose.prompts.sources import load_prompts
 from contrapose.prompts.template import render_all, wraps_in_chat
@@ -66,25 +66,27 @@ class Run:
     ) -> None:
         self.config, self.folder = config, folder
         self.on_group, self.on_eval, self.on_trained = on_group, on_eval, on_trained
-        self._notes: list[str] = []
-        self._left_out: dict[str, int] = {}
+        self._left_out = {"train": 0, "test": 0}
         self.objective = make_objective(config)
         self.others = {name: make() for name, make in ZOO.items() if name != config.objective.name}
         self.now = self.objective.start()
         self.step = 0
         self.evaluations: list[dict[str, Any]] = []
         self.stop = StopRequest()
-        source = _folder_of(config.model.path)
+        source = model_folder(config.model.path)
         found = checkpoint.newest(folder) if resume else None
         self.tokenizer = load_tokenizer(source)
         self.pool = PromptPool(self._prompts(config.data.path), _thresholds(config), config.seed, config.filter.cache)
+        if len(self.pool) < config.batch.prompts:
+            holds = f"{config.data.path} holds only {len(self.pool)} prompts"
+            raise ContraposeError(f"batch.prompts: {config.batch.prompts}, but {holds}")
         self.eval_prompts = self._prompts(config.eval.data, "test") if config.eval.data else []
         self.model = load_model(found / "model" if found else source, config.model.dtype)
         self.logprobs = LogProbs(self.model, config.rollout.temperature)
         self.reference = self._reference(source)
         eos = eos_ids(self.model, self.tokenizer)
         self.engine = EmbeddedEngine(self.model, self.tokenizer, eos, cache_gib=config.rollout.cache_gib)
-        self._check_room()
+        self._check_context()
         self.verifier = Verifier(config.reward.scheme, truncated_is_wrong=config.reward.truncated == "wrong")
         self.sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_tokens)
         self.optimizer = torch.optim.AdamW(
@@ -106,17 +108,20 @@ class Run:
     def describe(self) -> list[str]:
         """What is about to run, for a person."""
         config, parameters = self.config, sum(p.numel() for p in self.model.parameters())
-        prompts = len(list(self.pool.prompts()))
         chat = " in the tokenizer's chat template" if wraps_in_chat(config.data.template, self.tokenizer) else ""
         built = self.objective
         factors = [type(f).__name__ for f in (built.score, built.margin, built.contrast, built.trust) if f]
         return [
             f"model      {config.model.path}, {parameters:,} parameters, {config.model.dtype} on {self.model.device}",
             f"objective  {config.objective.name}: {', '.join([built.aggregate.__name__, *factors])}",
-            f"data       {config.data.path}: {prompts:,} prompts, template {config.data.template}{chat}",
+            f"data       {config.data.path}: {len(self.pool):,} prompts, template {config.data.template}{chat}",
             f"a step     {config.batch.prompts} groups of {config.rollout.k} rollouts, {config.batch.updates} updates",
             *([] if config.eval.data else ["note       no evaluation: eval.data is not set"]),
-            *self._notes,
+            *(
+                f"note       {path}: {self._left_out[split]} prompts longer than data.max_prompt_tokens are left out"
+                for path, split in ((config.data.path, "train"), (config.eval.data, "test"))
+                if self._left_out[split]
+            ),
             *([BF16_NOTE] if config.model.dtype == "bfloat16" else []),
         ]
 
@@ -148,7 +153,7 @@ class Run:
             seed=seed_of(self.config.seed, "evaluation"),
             each=each,
         )
-        left_out = self._left_out[settings.data]
+        left_out = self._left_out["test"]
         self.evaluations.append({"step": self.step, "data": settings.data, **result.to_dict(), "left_out": left_out})
         write_json(self.folder / "eval.json", self.evaluations)
         self.on_eval(self.evaluations[-1])
@@ -202,15 +207,10 @@ class Run:
         data = self.config.data
         loaded = load_prompts(path, problem_key=data.problem_key, answer_key=data.answer_key, default_split=split)
         prompts, left_out = render_all(loaded, data.template, self.tokenizer, data.max_prompt_tokens)
-        self._left_out[path] = left_out
-        if left_out:
-            self._notes.append(f"note       {path}: {left_out} prompts longer than data.max_prompt_tokens are left out")
+        self._left_out[split] = left_out
         return prompts
 
-    def _check_room(self) -> None:
-        prompts, wanted = len(list(self.pool.prompts())), self.config.batch.prompts
-        if prompts < wanted:
-            raise ContraposeError(f"batch.prompts: {wanted}, but {self.config.data.path} holds only {prompts} prompts")
+    def _check_context(self) -> None:
         room, asked = self.engine.room_after([*self.eval_prompts, *self.pool.prompts()]), self.config.rollout.max_tokens
         if room is not None and asked > room:
             raise ContraposeError(
@@ -221,12 +221,8 @@ class Run:
         """The frozen policy of a KL to a reference, where the objective has one: ``model.reference`` or the start."""
         if not isinstance(self.objective.trust, KLReference):
             return None
-        model = load_model(_folder_of(self.config.model.reference) or source, self.config.model.dtype)
+        model = load_model(model_folder(self.config.model.reference) or source, self.config.model.dtype)
         return LogProbs(model.requires_grad_(False), self.config.rollout.temperature)
-
-
-def _folder_of(path: str) -> str:
-    return str(BASE_MODEL) if path == "abacus" else path
 
 
 def _thresholds(config: Config) -> Thresholds:
@@ -238,21 +234,27 @@ def facts() -> dict[str, Any]:
     """What a result depends on beside its settings: versions, revision, threads."""
     import transformers
 
-    here = Path(__file__).parent
-    asked = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    tracked = subprocess.run(
-        ["git", "ls-files", "--error-unmatch", "run.py"], cwd=here, capture_output=True, check=False
-    )
-    git = subprocess.run(asked, cwd=here, capture_output=True, text=True, check=False)
     return {
         "contrapose": contrapose.__version__,
-        "revision": git.stdout.strip() if tracked.returncode == 0 else "installed",
+        "revision": _revision(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
     }
+
+
+def _revision() -> str:
+    """The commit of the checkout that this code runs from, or ``"installed"`` where it does not."""
+    here = Path(__file__)
+    tracked, commit = ["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        for question in (tracked, commit):
+            answer = subprocess.run(["git", *question], cwd=here.parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "installed"
+    return answer.stdout.strip()
 
 
 def write_json(path: Path, value: Any) -> None:
