@@ -12,6 +12,7 @@ _HOMES = {
     "Objective": "objectives.objective",
     "Prompt": "types",
     "Rollout": "types",
+    "Totals": "objectives.plan",
     "Verdict": "types",
     "credit": "objectives.credit",
     "objective": "objectives.zoo",

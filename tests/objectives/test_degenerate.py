@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import torch
 from textbook import EVERY_KIND
 
 import contrapose
+from contrapose.objectives.advantage import ZScore
 from contrapose.objectives.aggregate import token_sum
 from contrapose.objectives.contrast import Linear
 from contrapose.objectives.credit import credit_of
@@ -281,7 +283,7 @@ def test_parts_with_the_totals_of_the_whole_add_up(case, cut):
         contrapose.objective("grpo", reference_coef=0.5, dual_clip=1.5),
         contrapose.objective("conspo", contrast="linear"),
         contrapose.objective("conspo", contrast="linear", score="clipped_ratio"),
-        contrapose.Objective(token_sum, LogRatio(0.1), None, Linear(), KLOld(coef=0.5, aggregate="sequence")),
+        contrapose.Objective(token_sum, LogRatio(0.1), None, Linear(ZScore()), KLOld(coef=0.5, aggregate="sequence")),
     ],
     ids=["grpo", "grpo reference", "conspo linear", "conspo linear clipped_ratio", "sequence kl"],
 )
@@ -432,17 +434,28 @@ def test_log_probs_have_three_dimensions():
 
 def test_the_catalogue():
     catalogue = contrapose.objectives()
-    assert {"rence", "conspo", "grpo"} <= set(catalogue)
+    assert " ".join(catalogue) == (
+        "rence conspo grpo dapo dr_grpo gspo gmpo cispo sapo disco disco_b dpo rloo reinforce"
+    )
     for name, info in catalogue.items():
         assert info.name == name
-        assert "arXiv" in info.paper and "\n" not in info.paper
-        assert "J = " in info.equation
-        assert set(info.factors) == {"aggregate", "score", "margin", "contrast", "trust"}
+        assert "\n" not in info.paper + info.credit + info.disagreement
+        assert re.search(r"\((arXiv \d{4}\.\d{5}|Williams 1992)", info.paper)
+        assert "J = " in info.equation and info.credit and info.disagreement
+        assert set(info.factors) == set(info.kinds) == {"aggregate", "score", "margin", "contrast", "trust"}
         assert all(isinstance(x, str) and x for x in info.factors.values())
-        assert contrapose.objective(name, **info.defaults) == contrapose.objective(name)
+        assert all("0x" not in x and "nan" not in x for x in info.factors.values())
+        needed = dict.fromkeys(info.required, 10)
+        assert contrapose.objective(name, **needed, **info.defaults) == contrapose.objective(name, **needed)
     assert catalogue["rence"].defaults["beta"] == 0.1
     assert catalogue["conspo"].factors["aggregate"] == "rollout_mean"
     assert catalogue["grpo"].factors["margin"] == catalogue["conspo"].factors["trust"] == "-"
+    assert catalogue["grpo"].factors["contrast"] == "Linear(ZScore(ddof=1, eps=1e-06), of='reward')"
+    assert catalogue["rloo"].kinds["contrast"] == "Linear(leave_one_out)"
+    assert (catalogue["dr_grpo"].required, catalogue["dr_grpo"].factors["aggregate"]) == (
+        ("length",),
+        "ConstantLength(length)",
+    )
 
 
 def test_the_catalogue_is_also_the_package():

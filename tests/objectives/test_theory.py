@@ -10,6 +10,7 @@ import torch
 from textbook import EVERY_KIND
 
 import contrapose
+from contrapose.objectives.advantage import ZScore
 from contrapose.objectives.aggregate import token_sum
 from contrapose.objectives.contrast import Linear
 from contrapose.objectives.score import LogRatio
@@ -502,7 +503,7 @@ def test_where_the_coefficient_starts(name, arguments, coef):
 
 
 def by_hand():
-    return contrapose.Objective(token_sum, LogRatio(0.1), None, Linear(), KLOld(coef=0.5, aggregate="sequence"))
+    return contrapose.Objective(token_sum, LogRatio(0.1), None, Linear(ZScore()), KLOld(coef=0.5, aggregate="sequence"))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from contrapose.objectives.advantage import SAME_REWARD, Advantage, mean_of
 from contrapose.objectives.plan import Plan, require
 from contrapose.types import Batch
 
 Positives = Literal["best", "correct"]
-SAME_REWARD = 1e-6
-"""Rewards closer than this are ties."""
 
 
 class Contrast(Protocol):
@@ -48,11 +47,6 @@ def log_sum_exp(x_QK: Tensor, among_QK: Tensor) -> Tensor:
     """Log-sum-exp over the rollouts ``among_QK``, ``[Q]``; rows with none are finite and to be thrown away."""
     none_Q1 = ~among_QK.any(1, keepdim=True)
     return x_QK.masked_fill(~(among_QK | none_Q1), -math.inf).logsumexp(1)
-
-
-def mean_of(x_QK: Tensor, among_QK: Tensor) -> Tensor:
-    """Mean over the rollouts ``among_QK``, ``[Q]``; 0 where there are none."""
-    return x_QK.masked_fill(~among_QK, 0.0).sum(1) / among_QK.sum(1).clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -123,33 +117,48 @@ class RandomPair(OneAgainstOther):
 
 
 @dataclass(frozen=True)
-class Linear:
-    """``v = (1/K) sum_i A_i s_i`` with the group-normalised advantage ``A = (r - mean r) / (std r + eps)`` (GRPO).
+class DRO(OneAgainstOther):
+    """``v = mean_i s_i - tau log( mean_j e^{s_j/tau} )``: the likelier a negative, the harder its push (DisCO).
 
-    ``of`` chooses what is normalised: the shaped reward or verified correctness. Equal rewards give A = 0 by an
-    explicit test, whatever ``eps``. ``ddof`` 1 is what every released code does; ConSPO's Eq. 1 and Lemma 1
-    need 0. Rollouts are averaged over the whole step, so that groups of unequal K weigh by their size.
+    The positives' gate of NCE held wide open; a high ``tau`` makes it ``MeanDifference``.
     """
 
-    ddof: int = 1
-    eps: float = 1e-6
+    tau: float = 10.0
+
+    def __post_init__(self) -> None:
+        require(self.tau > 0, f"tau must be above 0, found {self.tau}")
+
+    def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
+        negative_QK = plan.side_QK < 0
+        several_Q = negative_QK.sum(1).clamp(min=1).to(score_QK.dtype)
+        hardest_Q = self.tau * (log_sum_exp(score_QK / self.tau, negative_QK) - several_Q.log())
+        alive_Q = (plan.side_QK != 0).any(1)
+        return (mean_of(score_QK, plan.side_QK > 0) - hardest_Q).masked_fill(~alive_Q, 0.0)
+
+
+@dataclass(frozen=True)
+class MeanDifference(OneAgainstOther):
+    """``v = mean_i s_i - mean_j s_j`` (DisCO-b): weight 1 for every group that has both, however hard it is."""
+
+    def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
+        return mean_of(score_QK, plan.side_QK > 0) - mean_of(score_QK, plan.side_QK < 0)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``v = (1/K) sum_i A_i s_i`` with the advantage ``A`` of each rollout (GRPO and its kin).
+
+    ``of`` chooses what the advantage is taken of: the shaped reward or verified correctness. The sign of ``A`` is
+    the side. Rollouts are averaged over the whole step, so that groups of unequal K weigh by their size.
+    """
+
+    advantage: Advantage
     of: Literal["reward", "correct"] = "reward"
     coupling: ClassVar[str] = "token"
 
-    def __post_init__(self) -> None:
-        require(self.ddof in (0, 1), f"ddof is 0 or 1, found {self.ddof}")
-        require(self.eps >= 0, f"eps must be at least 0, found {self.eps}")
-
     def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         x_QK = (batch.reward_QK if self.of == "reward" else batch.correct_QK).to(batch.reward_QK.dtype)
-        present_QK = batch.present_QK
-        off_QK = (x_QK - mean_of(x_QK, present_QK).unsqueeze(1)).masked_fill(~present_QK, 0.0)
-        freedom_Q1 = (present_QK.sum(1, keepdim=True) - self.ddof).clamp(min=1)
-        std_Q1 = (off_QK.square().sum(1, keepdim=True) / freedom_Q1).sqrt()
-        highest_Q1 = x_QK.masked_fill(~present_QK, -math.inf).amax(1, keepdim=True)
-        lowest_Q1 = x_QK.masked_fill(~present_QK, math.inf).amin(1, keepdim=True)
-        equal_Q1 = highest_Q1 - lowest_Q1 <= SAME_REWARD
-        advantage_QK = (off_QK / (std_Q1 + self.eps).masked_fill(equal_Q1, 1.0)).masked_fill(equal_Q1, 0.0)
+        advantage_QK = self.advantage(x_QK, batch.present_QK)
         return advantage_QK.sign(), advantage_QK
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:

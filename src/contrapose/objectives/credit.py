@@ -8,6 +8,7 @@ The trainer knows nothing but the credit, so any micro-batch split gives the sam
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan, Totals
+from contrapose.objectives.score import log_ratio
 from contrapose.objectives.zoo import hyperparameters_of
 from contrapose.objectives.zoo import objective as objective_by_name
 from contrapose.types import Batch, Now, nearest
@@ -26,16 +28,40 @@ CHUNK_ELEMENTS = 1 << 22
 
 def credit_of(objective: Objective, logp_QKT: Tensor, plan: Plan, now: Now) -> tuple[Tensor, Tensor]:
     """``(credit_QKT, J)`` of a plan at the given log-probs; both detached, same dtype and device as ``logp_QKT``."""
+    plan = with_sums(objective, logp_QKT, plan)
     credit_QKT, J = torch.empty_like(logp_QKT), logp_QKT.new_zeros(())
-    size = max(1, CHUNK_ELEMENTS // max(1, logp_QKT[:1].numel()))
-    for start in range(0, len(logp_QKT), size):
-        stop = start + size
+    for start, stop in _chunks(logp_QKT):
         with torch.enable_grad():
             part_QKT = logp_QKT[start:stop].detach().requires_grad_()
             part_J = objective(part_QKT, plan.groups(start, stop), now)
         credit_QKT[start:stop] = torch.autograd.grad(part_J, part_QKT)[0]
         J += part_J.detach()
     return credit_QKT, J
+
+
+def with_sums(objective: Objective, logp_QKT: Tensor, plan: Plan) -> Plan:
+    """The plan, with the step's sums over log-probs in its totals where the objective couples the step."""
+    if objective.coupling != "step" or plan.totals.log_ratio is not None:
+        return plan
+    parts = [log_ratio(logp_QKT[a:b], plan.groups(a, b)).sum(dtype=torch.float64) for a, b in _chunks(logp_QKT)]
+    return replace(plan, totals=replace(plan.totals, log_ratio=float(sum(parts))))
+
+
+def score_credit_of(objective: Objective, score_QK: Tensor, plan: Plan) -> Tensor:
+    """``dv_q / ds_QK``: what the contrast alone gives to each rollout of a group, margin included in ``score_QK``.
+
+    ConSPO's Lemmas 1 and 2 speak of this credit; that of a token follows by the chain rule.
+    """
+    with torch.enable_grad():
+        live_QK = score_QK.detach().requires_grad_()
+        value = objective.contrast(live_QK, plan).sum()
+    return torch.autograd.grad(value, live_QK)[0]
+
+
+def _chunks(logp_QKT: Tensor) -> Iterator[tuple[int, int]]:
+    size = max(1, CHUNK_ELEMENTS // max(1, logp_QKT[:1].numel()))
+    for start in range(0, len(logp_QKT), size):
+        yield start, start + size
 
 
 def credit(
@@ -54,10 +80,10 @@ def credit(
     - ``reward``, ``correct`` ``[Q, K]``: one may be left out (``correct`` is then ``reward >= 1``, or ``reward`` is
       ``correct``);
     - ``old_logp`` ``[Q, K, T]`` under the policy that sampled (default: on-policy, ``logp_QKT`` itself);
-    - ``reference_logp`` ``[Q, K, T]``, for objectives with a KL to a reference;
+    - ``reference_logp`` ``[Q, K, T]``, for objectives that compare with a reference;
     - ``present`` ``[Q, K]``, False where a group has fewer rollouts;
     - ``progress`` (0 to 1) and ``kl_coef``, the state of schedules; ``generator`` for ``random_pair``;
-    - ``totals``, the step's counts when this call holds only part of it;
+    - ``totals``, the step's counts (``Totals``) when this call holds only part of it;
     - ``token_weight`` ``[Q, K, T]``, a detached factor on the credit;
     - with a name, its hyper-parameters.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,15 @@ class Objective:
         couplings = [self.score.coupling, self.contrast.coupling, self.trust.coupling if self.trust else "token"]
         return max(couplings, key=COUPLINGS.index)
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether a factor needs ``reference_logp``."""
+        return any(getattr(factor, "reads_reference", False) for factor in (self.score, self.trust))
+
+    def factors(self, settings: bool = True) -> dict[str, str]:
+        """Each factor in words: its name, with or without its settings."""
+        return {field.name: _words(getattr(self, field.name), settings) for field in fields(self)}
+
     def start(self) -> Now:
         """The schedule's state before the first step."""
         return Now(progress=0.0, kl_coef=self.trust.coef if self.trust else 0.0)
@@ -56,3 +66,16 @@ class Objective:
             score_QK = score_QK + self.margin(plan, now)
         J = self.contrast(score_QK, plan).sum() / max(1, plan.totals.prompts)
         return J - self.trust(logp_QKT, plan, now) if self.trust else J
+
+
+def _words(factor: Any, settings: bool) -> str:
+    if not is_dataclass(factor):
+        return "-" if factor is None else factor.__name__
+    inner = []
+    for field in fields(factor):
+        part = getattr(factor, field.name)
+        if callable(part):
+            inner.append(_words(part, settings))
+        elif settings:
+            inner.append(f"{field.name}={part!r}")
+    return type(factor).__name__ + (f"({', '.join(inner)})" if inner else "")

@@ -24,12 +24,14 @@ class Totals:
     """Global counts of one optimizer step: the denominators, whatever part of the step is at hand.
 
     ``prompts`` and ``rollouts`` count those present (dead groups and empty completions included), ``tokens``
-    the response tokens under the mask.
+    the response tokens under the mask. ``log_ratio`` is the sum over those tokens of ``log pi_theta - log pi_old``,
+    which a trust region of coupling ``step`` needs (DisCO's hinge); None: the part at hand is the whole step.
     """
 
     prompts: int
     rollouts: int
     tokens: int
+    log_ratio: float | None = None
 
     @classmethod
     def of(cls, batch: Batch) -> Totals:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contrapose.objectives.plan import Plan, require
-from contrapose.objectives.score import MAX_LOG_RATIO, log_ratio
+from contrapose.objectives.score import MAX_LOG_RATIO, log_ratio, reference_of
 from contrapose.types import Now
 
 KLAggregate = Literal["token_mean", "sequence_sum", "sequence"]
@@ -82,20 +82,48 @@ class KLOld:
         return replace(now, kl_coef=now.kl_coef * (1 + error * rollouts / self.horizon))
 
 
+class Unadapted:
+    """A penalty whose coefficient stays what it is."""
+
+    def adapt(self, now: Now, kl: Mapping[KLAggregate, float], rollouts: int) -> Now:
+        return now
+
+
 @dataclass(frozen=True)
-class KLReference:
+class KLReference(Unadapted):
     """``beta k3`` of KL(pi_theta || pi_ref), weighted like the loss (GRPO's third term). Needs ``reference_logp``."""
 
     coef: float = 0.04
     coupling: ClassVar[str] = "token"
+    reads_reference: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require(self.coef >= 0, f"the KL's coefficient must be at least 0, found {self.coef}")
 
     def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
-        reference_QKT = plan.batch.reference_logp_QKT
-        if reference_QKT is None:
-            raise ValueError("this objective has a KL to a reference policy: pass reference_logp")
-        d_QKT = (reference_QKT - logp_QKT).masked_fill(plan.batch.mask_QKT == 0, 0.0)
+        d_QKT = (reference_of(plan.batch) - logp_QKT).masked_fill(plan.batch.mask_QKT == 0, 0.0)
         return now.kl_coef * (plan.weight_QKT * k3(d_QKT)).sum() / max(1, plan.totals.rollouts)
 
-    def adapt(self, now: Now, kl: Mapping[KLAggregate, float], rollouts: int) -> Now:
-        """The coefficient is constant."""
-        return now
+
+@dataclass(frozen=True)
+class KLHinge(Unadapted):
+    """``(coef/2) [KL - delta]_+^2`` of KL(pi_old || pi_theta), its gradient ``coef [KL - delta]_+ dKL`` (DisCO).
+
+    KL is the mean of ``log pi_old - log pi_theta`` (k1) over all tokens of the optimizer step, so one number couples
+    them all; a part of a step finds it in ``plan.totals.log_ratio``.
+    """
+
+    delta: float = 1e-4
+    coef: float = 1e3
+    coupling: ClassVar[str] = "step"
+
+    def __post_init__(self) -> None:
+        require(self.delta >= 0, f"delta must be at least 0, found {self.delta}")
+        require(self.coef >= 0, f"hinge must be at least 0, found {self.coef}")
+
+    def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
+        tokens, part = max(1, plan.totals.tokens), -log_ratio(logp_QKT, plan).sum()
+        kl = float(part.detach() if plan.totals.log_ratio is None else -plan.totals.log_ratio) / tokens
+        excess = 0.0 if kl <= self.delta else kl - self.delta
+        share = float(plan.batch.mask_QKT.sum()) / tokens
+        return now.kl_coef * excess * ((part - part.detach()) / tokens + share * excess / 2)

@@ -1,7 +1,4 @@
-"""The objectives by name, each a composition under its equation. Every ablation of the papers is an argument.
-
-Letters: ``m`` mask, ``L`` length, ``d = log pi_theta - log pi_old``, ``rho = e^d``, ``i`` a positive, ``j`` a negative.
-"""
+"""The objectives by name: build one, or read what there is. Nothing is said here that its function does not say."""
 
 from __future__ import annotations
 
@@ -12,107 +9,43 @@ from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from contrapose.objectives.aggregate import rollout_mean, token_sum
-from contrapose.objectives.contrast import NCE, AllPairs, Contrast, Linear, Positives, RandomPair, Softmax
-from contrapose.objectives.margin import Constant, Cosine, RewardGap
+from contrapose.objectives.methods.contrastive import conspo, disco, disco_b, dpo, rence
+from contrapose.objectives.methods.policy_gradient import (
+    cispo,
+    dapo,
+    dr_grpo,
+    gmpo,
+    grpo,
+    gspo,
+    reinforce,
+    rloo,
+    sapo,
+)
 from contrapose.objectives.objective import Objective
-from contrapose.objectives.score import ClippedRatio, LogProb, LogRatio, Score
-from contrapose.objectives.trust import KLAggregate, KLOld, KLReference
 from contrapose.types import nearest
 
-
-def rence(
-    *,
-    beta: float = 0.1,
-    alpha: float = 0.5,
-    positives: Positives = "best",
-    margin: Literal["reward_gap", "constant"] | None = "reward_gap",
-    contrast: Literal["nce", "softmax", "random_pair", "all_pairs"] = "nce",
-    trust: Literal["kl"] | None = "kl",
-    kl_coef: float = 0.001,
-    kl_target: float = 0.01,
-    kl_horizon: float = 25600.0,
-    kl_aggregate: KLAggregate = "token_mean",
-) -> Objective:
-    """ReNCE (arXiv 2601.22432, Eq. 1-2): positives are a group's best rollouts, each against all the rest.
-
-    J = mean_i log[ e^{s_i} / (e^{s_i} + sum_j e^{s_j}) ] - lambda KL(pi_old || pi_theta)
-    s = beta sum_t m d, and + alpha (r_max - r_j) on negatives
-    """
-    contrasts = {"nce": NCE, "softmax": Softmax, "random_pair": RandomPair, "all_pairs": AllPairs}
-    regions = {"kl": KLOld(kl_coef, kl_target, kl_horizon, kl_aggregate), None: None}
-    margins = {"reward_gap": RewardGap(alpha), "constant": Constant(alpha), None: None}
-    return Objective(
-        aggregate=token_sum,
-        score=LogRatio(beta),
-        margin=margins[margin],
-        contrast=contrasts[contrast](positives=positives),
-        trust=regions[trust],
-    )
-
-
-def conspo(
-    *,
-    tau: float = 10.0,
-    M: float = 0.01,
-    warmup: float = 0.3,
-    margin: Literal["cosine", "constant"] | None = "cosine",
-    contrast: Literal["nce", "linear"] = "nce",
-    score: Literal["log_prob", "clipped_ratio"] = "log_prob",
-    epsilon: float = 0.2,
-) -> Objective:
-    """ConSPO (arXiv 2605.12969, Eq. 15-16): InfoNCE on length-normalised log-likelihoods, correct against wrong.
-
-    J = mean_i tau log[ e^{(s_i - m_t)/tau} / (e^{(s_i - m_t)/tau} + sum_j e^{s_j/tau}) ]
-    s = (1/L) sum_t m log pi_theta,  m_t = M/2 (1 - cos(pi min(progress / warmup, 1)))
-    """
-    scores: dict[str, Score] = {"log_prob": LogProb(), "clipped_ratio": ClippedRatio(epsilon, epsilon)}
-    contrasts: dict[str, Contrast] = {"nce": NCE("correct", tau), "linear": Linear(0, 0.0, "correct")}
-    margins = {"cosine": Cosine(M, warmup), "constant": Constant(M), None: None}
-    return Objective(
-        aggregate=rollout_mean,
-        score=scores[score],
-        margin=margins[margin],
-        contrast=contrasts[contrast],
-        trust=None,
-    )
-
-
-def grpo(
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    reference_coef: float = 0.0,
-    std_ddof: int = 1,
-    std_eps: float = 1e-6,
-    dual_clip: float | None = None,
-) -> Objective:
-    """GRPO (arXiv 2402.03300, Eq. 3): the group-normalised advantage times a clipped token ratio, mean per rollout.
-
-    J = (1/K) sum_k (1/L_k) sum_t m [ min(rho A_k, clip(rho, 1 - low, 1 + high) A_k) - beta k3(pi_theta || pi_ref) ]
-    A = (r - mean r) / (std r + eps)
-    """
-    return Objective(
-        aggregate=rollout_mean,
-        score=ClippedRatio(clip_low, clip_high, dual_clip),
-        margin=None,
-        contrast=Linear(std_ddof, std_eps),
-        trust=KLReference(reference_coef) if reference_coef else None,
-    )
-
-
-ZOO: Mapping[str, Callable[..., Objective]] = {f.__name__: f for f in (rence, conspo, grpo)}
+_ALL = (rence, conspo, grpo, dapo, dr_grpo, gspo, gmpo, cispo, sapo, disco, disco_b, dpo, rloo, reinforce)
+ZOO: Mapping[str, Callable[..., Objective]] = {f.__name__: f for f in _ALL}
 
 
 @dataclass(frozen=True)
 class ObjectiveInfo:
-    """A catalogue entry: where an objective comes from, its equation, its factors at the defaults, and those."""
+    """A catalogue entry, read off an objective's function.
+
+    ``paper`` says what it is and where it comes from, ``equation`` and ``credit`` are lines of mathematics (letters:
+    ``contrapose.objectives.methods``), ``disagreement`` tells where paper and code differ. ``factors`` are those at
+    the ``defaults``, ``kinds`` their names alone; ``required`` are the hyper-parameters without a default.
+    """
 
     name: str
     paper: str
     equation: str
+    credit: str
+    disagreement: str
     factors: Mapping[str, str]
+    kinds: Mapping[str, str]
     defaults: Mapping[str, Any]
+    required: tuple[str, ...]
 
 
 def objective(name: str, **hyperparameters: Any) -> Objective:
@@ -121,6 +54,9 @@ def objective(name: str, **hyperparameters: Any) -> Objective:
     for key in hyperparameters:
         if key not in valid:
             raise TypeError(f"objective.{key}: not a hyper-parameter of {name}{nearest(key, valid)}")
+    for key in _required(name):
+        if key not in hyperparameters:
+            raise TypeError(f"objective.{key}: {name} needs it and has no default; pass {key}=...")
     hints = get_type_hints(ZOO[name])
     for key, value in hyperparameters.items():
         _check(key, value, hints[key])
@@ -138,17 +74,31 @@ def hyperparameters_of(name: str) -> list[str]:
 
 
 def catalogue() -> dict[str, ObjectiveInfo]:
-    """Every objective by name, read off its signature and docstring."""
-    return {name: _describe(name, make) for name, make in ZOO.items()}
+    """Every objective by name, read off its signature, docstring and factors."""
+    return {name: _describe(name) for name in ZOO}
 
 
-def _describe(name: str, make: Callable[..., Objective]) -> ObjectiveInfo:
-    paper, _, equation = (inspect.getdoc(make) or "").partition("\n\n")
-    built = make()
-    factors = {"aggregate": getattr(built.aggregate, "__name__", repr(built.aggregate))}
-    factors |= {key: repr(getattr(built, key) or "-").strip("'") for key in ("score", "margin", "contrast", "trust")}
-    defaults = {key: p.default for key, p in inspect.signature(make).parameters.items()}
-    return ObjectiveInfo(name, paper, equation, factors, defaults)
+def _required(name: str) -> tuple[str, ...]:
+    parameters = inspect.signature(ZOO[name]).parameters.values()
+    return tuple(p.name for p in parameters if p.default is inspect.Parameter.empty)
+
+
+def _describe(name: str) -> ObjectiveInfo:
+    make, required = ZOO[name], _required(name)
+    paper, equation, credit, disagreement = (inspect.getdoc(make) or "").split("\n\n")
+    built = make(**dict.fromkeys(required, math.nan))
+    parameters = inspect.signature(make).parameters.values()
+    return ObjectiveInfo(
+        name=name,
+        paper=" ".join(paper.split()),
+        equation=equation,
+        credit=" ".join(credit.split()).removeprefix("Credit: "),
+        disagreement=" ".join(disagreement.split()).removeprefix("Disagreement: "),
+        factors={key: text.replace("=nan", "") for key, text in built.factors().items()},
+        kinds=built.factors(settings=False),
+        defaults={p.name: p.default for p in parameters if p.name not in required},
+        required=required,
+    )
 
 
 def _check(key: str, value: Any, hint: Any) -> None:

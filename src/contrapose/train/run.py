@@ -16,8 +16,7 @@ import contrapose
 from contrapose.config import Config
 from contrapose.evaluate.evaluate import evaluate
 from contrapose.objectives.objective import Objective
-from contrapose.objectives.trust import KLReference
-from contrapose.objectives.zoo import ZOO
+from contrapose.objectives.zoo import ZOO, hyperparameters_of
 from contrapose.objectives.zoo import objective as objective_by_name
 from contrapose.policy.logprobs import LogProbs
 from contrapose.policy.model import eos_ids, load_model, load_tokenizer, save_model
@@ -39,10 +38,18 @@ BF16_NOTE = (
 )
 
 
-def make_objective(config: Config) -> Objective:
-    """The configured objective. Raises ContraposeError that names the hyper-parameter and the nearest valid one."""
+def make_objective(config: Config, name: str | None = None) -> Objective:
+    """The configured objective, or that of another name at its defaults.
+
+    What a run knows of itself is filled in where it is asked for: a constant ``length`` is the response limit.
+    Raises ContraposeError that names the hyper-parameter and the nearest valid one.
+    """
+    settings = {} if name else config.objective.hyperparameters
     try:
-        return objective_by_name(config.objective.name, **config.objective.hyperparameters)
+        name = name or config.objective.name
+        known = {"length": config.rollout.max_tokens}
+        filled = {key: value for key, value in known.items() if key in hyperparameters_of(name)}
+        return objective_by_name(name, **{**filled, **settings})
     except (TypeError, ValueError) as error:
         raise ContraposeError(str(error)) from None
 
@@ -68,7 +75,7 @@ class Run:
         self.on_group, self.on_eval, self.on_trained = on_group, on_eval, on_trained
         self._left_out = {"train": 0, "test": 0}
         self.objective = make_objective(config)
-        self.others = {name: make() for name, make in ZOO.items() if name != config.objective.name}
+        self.others = {name: make_objective(config, name) for name in ZOO if name != config.objective.name}
         self.now = self.objective.start()
         self.step = 0
         self.evaluations: list[dict[str, Any]] = []
@@ -109,11 +116,10 @@ class Run:
         """What is about to run, for a person."""
         config, parameters = self.config, sum(p.numel() for p in self.model.parameters())
         chat = " in the tokenizer's chat template" if wraps_in_chat(config.data.template, self.tokenizer) else ""
-        built = self.objective
-        factors = [type(f).__name__ for f in (built.score, built.margin, built.contrast, built.trust) if f]
+        factors = [kind for kind in self.objective.factors(settings=False).values() if kind != "-"]
         return [
             f"model      {config.model.path}, {parameters:,} parameters, {config.model.dtype} on {self.model.device}",
-            f"objective  {config.objective.name}: {', '.join([built.aggregate.__name__, *factors])}",
+            f"objective  {config.objective.name}: {', '.join(factors)}",
             f"data       {config.data.path}: {len(self.pool):,} prompts, template {config.data.template}{chat}",
             f"a step     {config.batch.prompts} groups of {config.rollout.k} rollouts, {config.batch.updates} updates",
             *([] if config.eval.data else ["note       no evaluation: eval.data is not set"]),
@@ -218,8 +224,8 @@ class Run:
             )
 
     def _reference(self, source: str) -> LogProbs | None:
-        """The frozen policy of a KL to a reference, where the objective has one: ``model.reference`` or the start."""
-        if not isinstance(self.objective.trust, KLReference):
+        """The frozen policy that the objective compares with, if it does: ``model.reference`` or the start."""
+        if not self.objective.reads_reference:
             return None
         model = load_model(model_folder(self.config.model.reference) or source, self.config.model.dtype)
         return LogProbs(model.requires_grad_(False), self.config.rollout.temperature)
