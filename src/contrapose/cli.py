@@ -66,7 +66,8 @@ def train(
         from contrapose.config import resolve
 
         config, recipe = resolve(recipe, set_, seed=seed)
-        name = f"{Path(recipe).stem}-{config.objective.name}-{config.seed}-{time.strftime('%m%d-%H%M%S')}"
+        label = Path(recipe).stem if recipe.endswith(".toml") else recipe.replace("/", "-")
+        name = f"{label}-{config.objective.name}-{config.seed}-{time.strftime('%m%d-%H%M%S')}"
         folder = out or Path("runs") / name
         if (folder / "config.toml").exists():
             raise ContraposeError(f"--out: {folder} already holds a run: choose another folder, or go on with --resume")

@@ -60,7 +60,7 @@ class BatchConfig(Section):
 
 
 class FilterConfig(Section):
-    mode: Literal["band", "none"] = "band"
+    mode: Literal["band", "variance", "none"] = "band"
     t_hard: float = 0.0
     t_easy: float = 0.5
     t_master: float = 0.8
@@ -75,11 +75,13 @@ class FilterConfig(Section):
 class RewardConfig(Section):
     scheme: Literal["format", "binary", "sign"] = "format"
     truncated: Literal["verifier", "wrong", "mask"] = "verifier"
+    overlong: float = Field(0.0, ge=0, le=1)  # the last so much of rollout.max_tokens costs up to 1 (DAPO); 0: off
 
 
 class OptimConfig(Section):
     lr: float = Field(1e-6, gt=0)
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
+    eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
     warmup: int = Field(0, ge=0)  # optimizer steps of linear warm-up
@@ -125,8 +127,8 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
     """The settings of ``recipe`` (a name or a TOML file) under ``--set`` overrides, and the recipe's name.
 
     Layers, weakest first: the defaults, the objective's own recipe (its published filter, reward and batch), the
-    recipe, the overrides. No recipe means abacus, or, once ``data.path`` is set, the objective's own. The
-    ``config.toml`` of a run is a recipe too.
+    recipe's ``base`` (another recipe), the recipe, the overrides. No recipe means abacus, or, once ``data.path`` is
+    set, the objective's own. The ``config.toml`` of a run is a recipe too.
     """
     layer = _overrides(overrides)
     for key, value in given.items():
@@ -134,13 +136,33 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
             layer[key] = value
     if recipe is None:
         recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else _objective_name(layer) or "rence"
-    top = read_toml(recipe_path(recipe))
-    top.pop("run", None)
-    objective = _objective_name(layer) or _objective_name(top) or "rence"
+    tree = _over(_read_recipe(recipe), layer)
+    objective = _objective_name(tree) or "rence"
     if objective not in _shipped():
         raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, sorted(_shipped()))}")
-    below = read_toml(recipe_path(objective))
-    return validate(merge(merge(below, top), layer)), recipe
+    return validate(merge(_read_recipe(objective), tree)), recipe
+
+
+def _read_recipe(recipe: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A recipe over its ``base``, the base's over its own, and so on."""
+    tree = read_toml(recipe_path(recipe))
+    tree.pop("run", None)
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if isinstance(base, str) and base.endswith(".toml"):
+        base = str(recipe_path(recipe).parent / base)
+    if not isinstance(base, str) or base in (*above, recipe):
+        raise ContraposeError(f"{recipe_path(recipe)}: base: expected the name of another recipe, found {base!r}")
+    return _over(_read_recipe(base, (*above, recipe)), tree)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` merged over ``below``, whose hyper-parameters count only if the objective stays the same."""
+    names = _objective_name(below), _objective_name(above)
+    if None not in names and names[0] != names[1]:
+        below = {key: value for key, value in below.items() if key != "objective"}
+    return merge(below, above)
 
 
 def validate(tree: Mapping[str, Any]) -> Config:
@@ -177,14 +199,15 @@ def recipe_path(recipe: str) -> Path:
         return Path(recipe)
     shipped = _shipped()
     if recipe not in shipped:
-        raise ContraposeError(f"recipe {recipe!r} is unknown{nearest(recipe, sorted(shipped))}")
+        near = nearest(recipe, sorted(shipped)) or nearest(recipe, sorted(name for name in shipped if "/" not in name))
+        raise ContraposeError(f"recipe {recipe!r} is unknown{near}")
     return shipped[recipe]
 
 
 def _shipped() -> dict[str, Path]:
     installed = Path(__file__).parent / "recipes"
     folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
-    return {p.stem: p for p in folder.glob("*.toml")}
+    return {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.toml")}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

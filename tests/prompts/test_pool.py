@@ -42,11 +42,17 @@ COLUMNS = {
     "correct": Thresholds(),
     "argmax_literal": Thresholds(rho="argmax_literal"),
     "t_easy_99": Thresholds(t_easy=0.99),
+    "dapo_acc": Thresholds(t_easy=0.99, t_master=1.0),
+    "dapo_reward": Thresholds(mode="variance"),
 }
 
 
 def letter(column, c, b):
     """The table's entry for a group of ``c`` correct and ``b`` boxed but wrong rollouts of eight."""
+    if column == "dapo_acc":
+        return "T" if 0 < c < K else "s"
+    if column == "dapo_reward":
+        return "s" if K in (c, b, K - c - b) else "T"
     if c == 0:
         if column != "argmax_literal":
             return "s"
@@ -70,6 +76,16 @@ def test_the_filter_table(column, c, b):
 )
 def test_what_is_skipped_was_too_hard_or_too_easy(c, fate):
     assert Thresholds().fate(group(prompts(1)[0], c)) == fate
+
+
+def test_punished_length_is_variance_of_the_reward_and_not_of_correctness():
+    """An all-correct group whose rewards differ by length passes DAPO's filter by reward, not by correctness."""
+    right = group(prompts(1)[0], K)
+    verdicts = (Verdict(0.5, True, "1", "correct", 0.0), *right.verdicts[1:])
+    shaped = Group(right.prompt, right.rollouts, verdicts)
+    assert COLUMNS["dapo_reward"].fate(shaped) == "train"
+    assert COLUMNS["dapo_acc"].fate(shaped) == COLUMNS["dapo_reward"].fate(right) == "too_easy"
+    assert COLUMNS["dapo_reward"].fate(group(prompts(1)[0], 0)) == "too_hard"
 
 
 @pytest.mark.parametrize("c", range(K + 1))

@@ -3,7 +3,7 @@
 import pytest
 
 from contrapose.types import Prompt, Rollout
-from contrapose.verify.verifier import SCHEMES, Verifier
+from contrapose.verify.verifier import SCHEMES, Verifier, overlong_punishment
 
 PROMPT = Prompt("p", "1+1=", "2")
 
@@ -69,6 +69,25 @@ def test_truncation_changes_nothing_else():
     for text in (r"\boxed{3}", r"\boxed{", "", "2"):
         ours, theirs = strict(PROMPT, rollout(text, "length")), lenient(PROMPT, rollout(text, "length"))
         assert (ours.reward, ours.correct, ours.status) == (theirs.reward, theirs.correct, theirs.status)
+
+
+@pytest.mark.parametrize(
+    ("length", "punishment"),
+    [(0, 0.0), (16384, 0.0), (16385, -1 / 4096), (18432, -0.5), (20480, -1.0), (20481, -1.0), (99999, -1.0)],
+)
+def test_the_overlong_punishment_has_a_slope_and_a_floor(length, punishment):
+    """DAPO's published 20480 with a cache of 4096."""
+    assert overlong_punishment(length, 20480, 4096) == punishment
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_length_costs_reward_and_not_truth(scheme):
+    text = r"\boxed{2}"  # nine tokens
+    within, long = (Verifier(scheme, limit=limit, cache=4)(PROMPT, rollout(text)) for limit in (13, 10))
+    assert within.reward == SCHEMES[scheme].correct
+    assert long.reward == SCHEMES[scheme].correct - (len(text) - 6) / 4
+    assert (long.correct, long.status) == (True, "correct")
+    assert Verifier(scheme, limit=10)(PROMPT, rollout(text)).reward == SCHEMES[scheme].correct
 
 
 def test_seconds_are_measured():

@@ -13,6 +13,9 @@ from contrapose.types import ContraposeError, Fate, Group, PoolExhausted, Prompt
 ACCEPTANCE_MEMORY = 0.7
 """Weight of the past in the running estimate of the share of drawn groups that are accepted."""
 
+SAME_REWARD = 1e-6
+"""Rewards closer than this are ties."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -21,11 +24,14 @@ class Thresholds:
     ``rho`` is the fraction of correct rollouts, so that a group that failed throughout is never mastered and one
     of boxed but wrong answers is never trained as if it were right. ``"argmax_literal"`` is the paper's letter:
     the fraction with the highest reward. Then ``require_correct`` keeps groups without any correct rollout out of
-    training and mastery. ``patience`` is how many visits in a row must be mastered. ``mode`` ``"none"`` trains
-    every drawn group. Mastery is tested first, as in Algorithm 1; ``t_master = 1`` switches it off.
+    training and mastery. ``patience`` is how many visits in a row must be mastered. Mastery is tested first, as in
+    Algorithm 1; ``t_master = 1`` switches it off.
+
+    ``mode`` ``"none"`` trains every drawn group, ``"variance"`` every one whose rewards differ (DAPO's dynamic sampling
+    by its metric ``seq_reward``; by ``acc`` it is the band with ``t_easy`` 0.99 and mastery off).
     """
 
-    mode: Literal["band", "none"] = "band"
+    mode: Literal["band", "variance", "none"] = "band"
     t_hard: float = 0.0
     t_easy: float = 0.5
     t_master: float = 0.8
@@ -46,12 +52,16 @@ class Thresholds:
         if self.rho == "correct":
             return group.correct / len(group.verdicts)
         best = max(v.reward for v in group.verdicts)
-        return sum(v.reward >= best - 1e-6 for v in group.verdicts) / len(group.verdicts)
+        return sum(v.reward >= best - SAME_REWARD for v in group.verdicts) / len(group.verdicts)
 
     def fate(self, group: Group) -> Fate:
         """What becomes of a drawn group, patience aside."""
         if self.mode == "none":
             return "train"
+        if self.mode == "variance":
+            rewards = [v.reward for v in group.verdicts]
+            equal = max(rewards) - min(rewards) <= SAME_REWARD
+            return "train" if not equal else "too_easy" if group.correct else "too_hard"
         rho = self.rho_of(group)
         if self.require_correct and group.correct == 0:
             return "too_hard"

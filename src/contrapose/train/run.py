@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -94,12 +95,18 @@ class Run:
         eos = eos_ids(self.model, self.tokenizer)
         self.engine = EmbeddedEngine(self.model, self.tokenizer, eos, cache_gib=config.rollout.cache_gib)
         self._check_context()
-        self.verifier = Verifier(config.reward.scheme, truncated_is_wrong=config.reward.truncated == "wrong")
+        self.verifier = Verifier(
+            config.reward.scheme,
+            truncated_is_wrong=config.reward.truncated == "wrong",
+            limit=config.rollout.max_tokens,
+            cache=math.ceil(config.reward.overlong * config.rollout.max_tokens),
+        )
         self.sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_tokens)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.optim.lr,
             betas=config.optim.betas,
+            eps=config.optim.eps,
             weight_decay=config.optim.weight_decay,
         )
         self.updates = 0

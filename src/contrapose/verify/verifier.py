@@ -26,21 +26,36 @@ SCHEMES = {
 }
 
 
+def overlong_punishment(length: int, limit: int, cache: int) -> float:
+    """DAPO's soft punishment: 0 up to ``limit - cache`` tokens, falling to -1 at ``limit``, and -1 beyond.
+
+    The paper's floor is kept; verl's code has none, and needs none while no response exceeds the limit.
+    """
+    exceeded = length - (limit - cache)
+    return 0.0 if exceeded <= 0 else -min(1.0, exceeded / cache)
+
+
 @dataclass(frozen=True)
 class Verifier:
     """Judges rollouts by their last boxed answer. ``scheme`` names one of ``SCHEMES``.
 
     With ``truncated_is_wrong`` a rollout cut off at the limit is wrong whatever it boxed, so that a policy cannot
-    box its answer and never stop; without it, the verifier decides.
+    box its answer and never stop; without it, the verifier decides. With a ``cache`` above 0, the last so many
+    tokens before ``limit`` cost reward (``overlong_punishment``); what is correct stays correct.
     """
 
     scheme: str = "format"
     truncated_is_wrong: bool = False
+    limit: int = 0
+    cache: int = 0
 
     def __call__(self, prompt: Prompt, rollout: Rollout) -> Verdict:
         verdict = self.grade(prompt.answer, rollout.text)
         if verdict.correct and self.truncated_is_wrong and rollout.finished == "length":
-            return replace(verdict, reward=SCHEMES[self.scheme].wrong, correct=False, status="wrong")
+            verdict = replace(verdict, reward=SCHEMES[self.scheme].wrong, correct=False, status="wrong")
+        if self.cache:
+            punishment = overlong_punishment(len(rollout.tokens), self.limit, self.cache)
+            verdict = replace(verdict, reward=verdict.reward + punishment)
         return verdict
 
     def grade(self, gold: str, text: str) -> Verdict:
