@@ -176,30 +176,37 @@ def eval_(
 
 
 @app.command()
-def objectives(name: Annotated[str | None, typer.Argument(help="One objective, with its equation.")] = None) -> None:
-    """The objectives: equation, factors, hyper-parameters and their defaults."""
-    from rich.table import Table
-
+def objectives(
+    name: Annotated[str | None, typer.Argument(help="One objective, with its equation.")] = None,
+    page: Annotated[bool, typer.Option("--page", help="All of them, as docs/objectives.md has it.")] = False,
+) -> None:
+    """The objectives: equation, credit, factors, defaults, and where paper and code disagree."""
+    from contrapose.objectives.page import entry, markdown
     from contrapose.objectives.zoo import catalogue
     from contrapose.types import nearest
 
-    console, known = Console(), catalogue()
-    if name is None:
-        table = Table("name", "aggregate", "score", "margin", "contrast", "trust")
-        for info in known.values():
-            table.add_row(info.name, *(factor.partition("(")[0] for factor in info.factors.values()))
-        console.print(table)
-        return
-    if name not in known:
+    known = catalogue()
+    if page:
+        print(markdown(known), end="")
+    elif name is None:
+        from contrapose.screen import objectives_table
+
+        Console().print(objectives_table(known))
+    elif name in known:
+        Console().print(entry(known[name]), markup=False, highlight=False)
+    else:
         raise ContraposeError(f"objective: {name!r} is unknown{nearest(name, list(known))}")
-    info = known[name]
-    console.print(info.paper, markup=False, highlight=False)
-    console.print(info.equation, markup=False, highlight=False, soft_wrap=True)
-    for title, values in (("factors", info.factors), ("defaults", info.defaults)):
-        table = Table(title=title, title_justify="left", show_header=False)
-        for key, value in values.items():
-            table.add_row(key, str(value))
-        console.print(table)
+
+
+@app.command()
+def recipes() -> None:
+    """The recipes that ship: what contrapose train takes by name."""
+    from contrapose.config import shipped
+
+    paths = shipped()
+    width = max(map(len, paths))
+    for name in sorted(paths, key=lambda name: ("/" in name, name)):
+        print(f"{name:{width}}  {paths[name].read_text(encoding='utf-8').partition(chr(10))[0].removeprefix('# ')}")
 
 
 @app.command()

@@ -95,6 +95,10 @@ class EvalConfig(Section):
     top_p: float = Field(1.0, gt=0, le=1)
 
 
+class DiagnoseConfig(Section):
+    every: int = Field(1, ge=0)  # steps between measurements after each update, a forward pass more each; 0: never
+
+
 class CheckpointConfig(Section):
     every: int = Field(10, ge=0)  # steps between checkpoints; 0: only when stopped
     keep: int = Field(2, gt=0)
@@ -114,6 +118,7 @@ class Config(Section):
     reward: RewardConfig = RewardConfig()
     optim: OptimConfig = OptimConfig()
     eval: EvalConfig = EvalConfig()
+    diagnose: DiagnoseConfig = DiagnoseConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     def to_toml(self, run: Mapping[str, Any]) -> str:
@@ -138,8 +143,8 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
         recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else _objective_name(layer) or "rence"
     tree = _over(_read_recipe(recipe), layer)
     objective = _objective_name(tree) or "rence"
-    if objective not in _shipped():
-        raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, sorted(_shipped()))}")
+    if objective not in shipped():
+        raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, sorted(shipped()))}")
     return validate(merge(_read_recipe(objective), tree)), recipe
 
 
@@ -197,14 +202,15 @@ def recipe_path(recipe: str) -> Path:
     """The file of a recipe: a path to a ``.toml``, or the name of one that ships."""
     if recipe.endswith(".toml"):
         return Path(recipe)
-    shipped = _shipped()
-    if recipe not in shipped:
-        near = nearest(recipe, sorted(shipped)) or nearest(recipe, sorted(name for name in shipped if "/" not in name))
+    known = shipped()
+    if recipe not in known:
+        near = nearest(recipe, sorted(known)) or nearest(recipe, sorted(name for name in known if "/" not in name))
         raise ContraposeError(f"recipe {recipe!r} is unknown{near}")
-    return shipped[recipe]
+    return known[recipe]
 
 
-def _shipped() -> dict[str, Path]:
+def shipped() -> dict[str, Path]:
+    """The file of every recipe that ships, by name."""
     installed = Path(__file__).parent / "recipes"
     folder = installed if installed.is_dir() else Path(__file__).parents[2] / "recipes"
     return {p.relative_to(folder).with_suffix("").as_posix(): p for p in folder.rglob("*.toml")}

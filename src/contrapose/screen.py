@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from contrapose.evaluate.statistics import Estimate
+from contrapose.objectives.page import FACTORS
+from contrapose.objectives.zoo import ObjectiveInfo
 
 HEADINGS = (
     "    step",
@@ -124,6 +126,14 @@ def evaluation_table(columns: Mapping[str, Mapping[str, Any]]) -> Table:
     ]
     for name, show in rows:
         table.add_row(name, *(show(e) for e in columns.values()))
+    return table
+
+
+def objectives_table(known: Mapping[str, ObjectiveInfo]) -> Table:
+    """The objectives, a row each, and the kind of each of their factors."""
+    table = Table("name", *FACTORS, box=None, padding=(0, 1, 0, 0))
+    for info in known.values():
+        table.add_row(info.name, *(info.kinds[factor] for factor in FACTORS))
     return table
 
 

@@ -13,7 +13,7 @@ PROMISED = (
     *("kl", "kl_coef", "margin", "entropy", "grad_norm", "score_gap", "logp_positive", "logp_negative"),
     *("seconds_rollout", "seconds_update", "seconds"),
 )
-UNITS = ("nats", "score units", "tokens", "seconds", "share", "coefficient", "norm", "score of")
+UNITS = ("nats", "score units", "tokens", "seconds", "share", "coefficient", "norm", "score of", "P(", "credit")
 
 
 @pytest.mark.parametrize("name", PROMISED)

@@ -1,6 +1,7 @@
 """Algorithm 1 end to end on abacus, a few small steps: the same seed gives the same bits, also across a stop."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from contrapose.config import resolve
+from contrapose.objectives.zoo import ZOO
 from contrapose.report.metrics import STEP, TIME_FIELDS, UPDATE
 from contrapose.train.loop import train
 from contrapose.train.run import Run
@@ -133,6 +135,53 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(whole):
         assert all(set(update) == set(UPDATE) for update in row["updates"])
 
 
+@pytest.mark.parametrize("name", sorted(set(ZOO) - {"rence", "conspo", "grpo"}))
+def test_every_objective_trains_under_its_own_recipe(name, tmp_path):
+    """Two steps, all metrics finite where they are defined, the weights moved."""
+    with started(tmp_path / name, f"objective.name={name}", "steps=2", "checkpoint.every=0") as run:
+        before = {key: x.clone() for key, x in run.model.state_dict().items()}
+        assert train(run)
+        assert any(not torch.equal(x, before[key]) for key, x in run.model.state_dict().items())
+    for row in rows(tmp_path / name / "metrics.jsonl"):
+        assert set(row) == set(STEP) and row["accepted_groups"] == 4
+        for update in row["updates"]:
+            assert set(update) == set(UPDATE)
+            assert all(value is None or math.isfinite(value) for value in update.values())
+
+
+def test_how_often_updates_are_measured_again(whole, tmp_path):
+    """Only at every so-manieth step, and without any effect on the training."""
+    folder, name = whole
+    thinned = trained(tmp_path / "thinned", f"objective.name={name}", "diagnose.every=3")
+    never = trained(tmp_path / "never", f"objective.name={name}", "diagnose.every=0")
+    after = {key for key in UPDATE if key.endswith("_after")}
+    assert len(after) == 4
+    for run, measured in ((folder, {1, 2, 3, 4}), (thinned, {1, 4}), (never, set())):
+        for row in rows(run / "metrics.jsonl"):
+            assert all(set(UPDATE) - set(u) == (set() if row["step"] in measured else after) for u in row["updates"])
+    for run in (thinned, never):
+        for file in ("rollouts.jsonl", "ledger.jsonl", "model/model.safetensors"):
+            assert (run / file).read_bytes() == (folder / file).read_bytes()
+
+
+def test_an_update_moves_likelihoods_apart(whole):
+    """What is measured after an update is the new policy, on the rollouts it was trained on."""
+    updates = [u for m in rows(whole[0] / "metrics.jsonl") for u in m["updates"] if u["score_gap"] is not None]
+    apart = [
+        (u["logp_positive"] - u["logp_negative"], u["logp_positive_after"] - u["logp_negative_after"]) for u in updates
+    ]
+    assert sum(after > before for before, after in apart) > 0.8 * len(apart) > 0
+    assert all(0 <= u[key] <= 1 for u in updates for key in ("likelihood_auc", "likelihood_auc_after"))
+
+
+def test_overlong_answers_cost_reward_and_stay_correct(tmp_path):
+    """DAPO's punishment over the whole response limit: every token costs 1/64."""
+    folder = trained(tmp_path / "long", "objective.name=dapo", "steps=1", "reward.overlong=1.0")
+    found = [r for g in rows(folder / "rollouts.jsonl") for r in g["rollouts"]]
+    assert any(r["correct"] for r in found) and not all(r["correct"] for r in found)
+    assert all(r["reward"] == pytest.approx((1 if r["correct"] else -1) - r["tokens"] / 64) for r in found)
+
+
 def test_the_run_folder_holds_what_is_promised(whole):
     folder, name = whole
     groups = rows(folder / "rollouts.jsonl")
@@ -146,7 +195,7 @@ def test_the_run_folder_holds_what_is_promised(whole):
     for group in detailed:
         for ids, logp, credit in zip(group["token_ids"], group["logp"], group["token_credit"], strict=True):
             assert len(ids) == len(logp) == len(credit)
-        assert set(group["others"]) == {"rence", "conspo", "grpo"} - {name}
+        assert set(group["others"]) == set(ZOO) - {name}
     assert (folder / "config.toml").read_text().count("[run]") == 1
 
 

@@ -22,6 +22,10 @@ class Contrast(Protocol):
 
     coupling: ClassVar[str]
 
+    @property
+    def temperature(self) -> float | None:
+        """At which scores compete with each other; None where they do not."""
+
     def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]: ...
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor: ...
 
@@ -56,6 +60,10 @@ class OneAgainstOther:
     positives: Positives = "best"
     coupling: ClassVar[str] = "group"
 
+    @property
+    def temperature(self) -> float | None:
+        return 1.0
+
     def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         return partition(batch, self.positives), torch.zeros_like(batch.reward_QK)
 
@@ -72,6 +80,10 @@ class NCE(OneAgainstOther):
 
     def __post_init__(self) -> None:
         require(self.tau > 0, f"tau must be above 0, found {self.tau}")
+
+    @property
+    def temperature(self) -> float | None:
+        return self.tau
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         logit_QK = score_QK / self.tau
@@ -128,6 +140,10 @@ class DRO(OneAgainstOther):
     def __post_init__(self) -> None:
         require(self.tau > 0, f"tau must be above 0, found {self.tau}")
 
+    @property
+    def temperature(self) -> float | None:
+        return self.tau
+
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         negative_QK = plan.side_QK < 0
         several_Q = negative_QK.sum(1).clamp(min=1).to(score_QK.dtype)
@@ -139,6 +155,10 @@ class DRO(OneAgainstOther):
 @dataclass(frozen=True)
 class MeanDifference(OneAgainstOther):
     """``v = mean_i s_i - mean_j s_j`` (DisCO-b): weight 1 for every group that has both, however hard it is."""
+
+    @property
+    def temperature(self) -> float | None:
+        return None
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         return mean_of(score_QK, plan.side_QK > 0) - mean_of(score_QK, plan.side_QK < 0)
@@ -155,6 +175,10 @@ class Linear:
     advantage: Advantage
     of: Literal["reward", "correct"] = "reward"
     coupling: ClassVar[str] = "token"
+
+    @property
+    def temperature(self) -> float | None:
+        return None
 
     def sides(self, batch: Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         x_QK = (batch.reward_QK if self.of == "reward" else batch.correct_QK).to(batch.reward_QK.dtype)

@@ -69,6 +69,13 @@ def no_grad_pass(
     return logp_NT, entropy_NT
 
 
+def logp_of(minibatch: Minibatch, logprobs: LogProbs, max_tokens: int) -> Tensor:
+    """Log-probs of a mini-batch's responses under the policy as it is now, ``[Q, K, T]``. No grad."""
+    shape_QKT = minibatch.batch.mask_QKT.shape
+    micro = micro_batches(minibatch.rows, max_tokens)
+    return no_grad_pass(logprobs, minibatch.rows, shape_QKT[2], micro)[0].view(shape_QKT)
+
+
 def collate(
     groups: Sequence[Group],
     logprobs: LogProbs,

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from contrapose.rollout.sampler import seed_of
-from contrapose.train.collate import collate
+from contrapose.train.collate import collate, logp_of
 from contrapose.train.collect import Collected, collect
-from contrapose.train.measure import kl_seen, step_row, update_row
+from contrapose.train.measure import after_row, kl_seen, step_row, update_row
 from contrapose.train.record import group_row, ledger_rows, trained_rows
 from contrapose.train.run import Run
 from contrapose.train.update import update
@@ -84,6 +84,9 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
             )
             kl = kl_seen(pushed, plan)
             updates.append(update_row(run.objective, plan, pushed, run.now, kl, norm))
+            if config.diagnose.every and step % config.diagnose.every == 0:
+                again_QKT = logp_of(minibatch, run.logprobs, config.batch.max_tokens)
+                updates[-1] |= after_row(run.objective, plan, again_QKT)
             for row in trained_rows(step + 1, minibatch, run.objective, run.others, plan, pushed, run.now):
                 run.rollouts.append(row)
                 run.on_trained(row)

@@ -7,7 +7,18 @@ from statistics import fmean
 from typing import Any, get_args
 
 import torch
+from torch import Tensor
 
+from contrapose.objectives.contrast import partition
+from contrapose.objectives.credit import score_credit_of
+from contrapose.objectives.diagnose import (
+    effective_negatives,
+    gap,
+    likelihood_auc,
+    margin_share,
+    mean_logp,
+    p_positive,
+)
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.objectives.score import log_ratio
@@ -15,6 +26,12 @@ from contrapose.objectives.trust import KLAggregate, kl_old
 from contrapose.train.collect import Collected
 from contrapose.train.update import Pushed
 from contrapose.types import Now
+
+OVER_UPDATES = (
+    *("margin", "margin_share", "effective_negatives", "score_gap", "logp_positive", "logp_negative"),
+    *("likelihood_auc", "likelihood_auc_after", "pull", "push", "grad_norm"),
+)
+"""What a step's row repeats of its updates, as a mean."""
 
 
 @torch.no_grad()
@@ -28,31 +45,55 @@ def update_row(
     objective: Objective, plan: Plan, pushed: Pushed, now: Now, kl: dict[KLAggregate, float], norm: float
 ) -> dict[str, Any]:
     """One entry of ``updates``."""
-    mask_QKT, side_QK = plan.batch.mask_QKT, plan.side_QK
-    score_QK = objective.scores(pushed.logp_QKT, plan)
-    summed_QK = pushed.logp_QKT.masked_fill(mask_QKT == 0, 0.0).sum(-1)
-    mean_QK = summed_QK / mask_QKT.sum(-1).clamp(min=1)
-    moved_QK = log_ratio(pushed.logp_QKT, plan).sum(-1)
-    margin_QK = objective.margin(plan, now) if objective.margin else torch.zeros_like(score_QK)
-    positive_QK, negative_QK = side_QK > 0, side_QK < 0
-    both_Q = positive_QK.any(1) & negative_QK.any(1)
-    gaps = [
-        float(score[p].mean() - score[n].mean())
-        for score, p, n in zip(score_QK[both_Q], positive_QK[both_Q], negative_QK[both_Q], strict=True)
-    ]
+    moved_QK, side_QK = log_ratio(pushed.logp_QKT, plan).sum(-1), partition(plan.batch, "correct")
     return {
         "J": pushed.J,
         "kl": kl["token_mean"],
         "kl_sequence_sum": kl["sequence_sum"],
         "kl_sequence": kl["sequence"],
         "kl_coef": now.kl_coef,
-        "margin": _mean(margin_QK, negative_QK),
-        "score_gap": fmean(gaps) if gaps else None,
-        "logp_positive": _mean(mean_QK, positive_QK),
-        "logp_negative": _mean(mean_QK, negative_QK),
-        "log_ratio_positive": _mean(moved_QK, positive_QK),
-        "log_ratio_negative": _mean(moved_QK, negative_QK),
+        **likelihoods(objective, plan, pushed.logp_QKT),
+        "log_ratio_positive": _mean(moved_QK[side_QK > 0]),
+        "log_ratio_negative": _mean(moved_QK[side_QK < 0]),
+        **_contrast(objective, plan, pushed.logp_QKT, now),
+        "pull": float(pushed.credit_QKT.clamp(min=0).sum()),
+        "push": -float(pushed.credit_QKT.clamp(max=0).sum()),
         "grad_norm": norm,
+    }
+
+
+@torch.no_grad()
+def likelihoods(objective: Objective, plan: Plan, logp_QKT: Tensor) -> dict[str, float | None]:
+    """How the policy tells right from wrong: by the objective's own score, and by mean log-prob."""
+    side_QK, logp_QK = partition(plan.batch, "correct"), mean_logp(logp_QKT, plan.batch)
+    return {
+        "score_gap": _mean(gap(objective.scores(logp_QKT, plan), side_QK)),
+        "likelihood_auc": _mean(likelihood_auc(logp_QKT, plan.batch)),
+        "logp_positive": _mean(logp_QK[side_QK > 0]),
+        "logp_negative": _mean(logp_QK[side_QK < 0]),
+    }
+
+
+def after_row(objective: Objective, plan: Plan, logp_QKT: Tensor) -> dict[str, float | None]:
+    """The same once more, at the log-probs after the update."""
+    return {f"{key}_after": value for key, value in likelihoods(objective, plan, logp_QKT).items()}
+
+
+def _contrast(objective: Objective, plan: Plan, logp_QKT: Tensor, now: Now) -> dict[str, float | None]:
+    """Who pushed whom: of the contrast alone, whatever the score and the trust region."""
+    score_QK = objective.scores(logp_QKT, plan)
+    margin_QK = objective.margin(plan, now) if objective.margin else torch.zeros_like(score_QK)
+    credit_QK = score_credit_of(objective, score_QK + margin_QK, plan)
+    tau = objective.contrast.temperature
+    p = p_positive(score_QK + margin_QK, plan, tau) if tau else score_QK.new_zeros(0)
+    low, middle, high = torch.quantile(p, p.new_tensor([0.1, 0.5, 0.9])).tolist() if len(p) else (None, None, None)
+    return {
+        "p_positive_10": low,
+        "p_positive_50": middle,
+        "p_positive_90": high,
+        "effective_negatives": _mean(effective_negatives(credit_QK, plan)),
+        "margin": _mean(margin_QK[plan.side_QK < 0]),
+        "margin_share": margin_share(credit_QK, score_credit_of(objective, score_QK, plan)),
     }
 
 
@@ -64,7 +105,7 @@ def step_row(
     verdicts = [v for g, _, _ in drawn.judged for v in g.verdicts]
 
     def over_updates(key: str) -> float | None:
-        values = [u[key] for u in updates if u[key] is not None]
+        values = [u[key] for u in updates if u.get(key) is not None]
         return fmean(values) if values else None
 
     return {
@@ -82,10 +123,10 @@ def step_row(
         "no_answer": fmean(not v.boxed for v in verdicts),
         "entropy": entropy,
         "kl": updates[-1]["kl"] if updates else None,
-        **{key: over_updates(key) for key in ("margin", "score_gap", "logp_positive", "logp_negative", "grad_norm")},
+        **{key: over_updates(key) for key in OVER_UPDATES},
         "updates": list(updates),
     }
 
 
-def _mean(x_QK: torch.Tensor, among_QK: torch.Tensor) -> float | None:
-    return float(x_QK[among_QK].mean()) if bool(among_QK.any()) else None
+def _mean(x: Tensor) -> float | None:
+    return float(x.mean()) if x.numel() else None

@@ -11,6 +11,7 @@ import torch
 from contrapose.objectives.credit import credit_of
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
+from contrapose.objectives.score import log_ratio
 from contrapose.prompts.pool import Thresholds
 from contrapose.rollout.sampler import seed_of
 from contrapose.train.collate import Minibatch
@@ -65,6 +66,7 @@ def trained_rows(
     """The rows of the groups of one update: scores, summed credits, and for one in ``DETAILED`` every token."""
     score_QK = objective.scores(pushed.logp_QKT, plan)
     credit_QK = pushed.credit_QKT.sum(-1)
+    totals = replace(plan.totals, log_ratio=float(log_ratio(pushed.logp_QKT, plan).sum()))
     for q, group in enumerate(minibatch.groups):
         row = group_row(step, group, "train")
         for k, rollout in enumerate(row["rollouts"]):
@@ -73,7 +75,7 @@ def trained_rows(
             one = minibatch.groups_from(q, q + 1).batch
             row["others"] = {}
             for name, other in others.items():
-                other_plan = other.plan(one, plan.totals)
+                other_plan = other.plan(one, totals)
                 credit, _ = credit_of(
                     other, pushed.logp_QKT[q : q + 1], other_plan, replace(other.start(), progress=now.progress)
                 )
