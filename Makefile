@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow peers clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/contrapose train
@@ -12,6 +12,10 @@ test: $(VENV)/installed
 slow: $(VENV)/installed
 	$(VENV)/bin/pytest -m slow
 
+peers: .venv-trl/installed .venv-verl/installed
+	.venv-trl/bin/pytest -m slow tests/peers/test_trl.py
+	.venv-verl/bin/pytest -m slow tests/peers/test_verl.py
+
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
@@ -20,5 +24,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+.venv-%/installed: pyproject.toml constraints-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install -q -c constraints-$*.txt -e . pytest $*
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-trl .venv-verl runs

@@ -22,29 +22,42 @@ from contrapose.objectives.zoo import hyperparameters_of
 from contrapose.objectives.zoo import objective as objective_by_name
 from contrapose.types import Batch, Now, nearest
 
-CHUNK_ELEMENTS = 1 << 22
+CHUNK_ELEMENTS = 1 << 20
 """Groups are differentiated in chunks of at most this many log-probs, so that temporaries stay small."""
 
 
 def credit_of(objective: Objective, logp_QKT: Tensor, plan: Plan, now: Now) -> tuple[Tensor, Tensor]:
     """``(credit_QKT, J)`` of a plan at the given log-probs; both detached, same dtype and device as ``logp_QKT``."""
     plan = with_sums(objective, logp_QKT, plan)
+    chunks = list(_chunks(logp_QKT))
+    if len(chunks) == 1:
+        return _credit_of_chunk(objective, logp_QKT, plan, now)
     credit_QKT, J = torch.empty_like(logp_QKT), logp_QKT.new_zeros(())
-    for start, stop in _chunks(logp_QKT):
-        with torch.enable_grad():
-            part_QKT = logp_QKT[start:stop].detach().requires_grad_()
-            part_J = objective(part_QKT, plan.groups(start, stop), now)
-        credit_QKT[start:stop] = torch.autograd.grad(part_J, part_QKT)[0]
-        J += part_J.detach()
+    for start, stop in chunks:
+        credit_QKT[start:stop], part_J = _credit_of_chunk(
+            objective, logp_QKT[start:stop], plan.groups(start, stop), now
+        )
+        J += part_J
     return credit_QKT, J
+
+
+def _credit_of_chunk(objective: Objective, logp_QKT: Tensor, plan: Plan, now: Now) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        live_QKT = plan.masked(logp_QKT.detach()).requires_grad_()
+        J = objective(live_QKT, plan, now)
+    (credit_QKT,) = torch.autograd.grad(J, live_QKT)
+    return credit_QKT.contiguous().masked_fill_(plan.hidden_QKT, 0.0), J.detach()
 
 
 def with_sums(objective: Objective, logp_QKT: Tensor, plan: Plan) -> Plan:
     """The plan, with the step's sums over log-probs in its totals where the objective couples the step."""
     if objective.coupling != "step" or plan.totals.log_ratio is not None:
         return plan
-    parts = [log_ratio(logp_QKT[a:b], plan.groups(a, b)).sum(dtype=torch.float64) for a, b in _chunks(logp_QKT)]
-    return replace(plan, totals=replace(plan.totals, log_ratio=float(sum(parts))))
+    total = 0.0
+    for start, stop in _chunks(logp_QKT):
+        part = plan.groups(start, stop)
+        total += float(log_ratio(part.masked(logp_QKT[start:stop]), part).sum(dtype=torch.float64))
+    return replace(plan, totals=replace(plan.totals, log_ratio=total))
 
 
 def score_credit_of(objective: Objective, score_QK: Tensor, plan: Plan) -> Tensor:
@@ -136,7 +149,8 @@ def _arrange(
         reference_logp_QKT=None if reference_logp is None else reference_logp.detach().to(logp_QKT),
     )
     _check_shapes(batch, logp_QKT)
-    batch = replace(batch, mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1))
+    if present is not None:
+        batch = replace(batch, mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1))
     now = replace(built.start(), progress=progress)
     if kl_coef is not None:
         if built.trust is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -53,15 +53,18 @@ class Objective:
         """Sides, advantages and token weights. ``totals`` when ``batch`` is only a part of the optimizer step."""
         side_QK, advantage_QK = self.contrast.sides(batch, generator)
         totals = totals or Totals.of(batch)
-        return Plan(batch, side_QK, advantage_QK, self.aggregate(batch, totals), totals)
+        hidden_QKT = batch.mask_QKT == 0
+        known = {"old_logp_QKT": batch.old_logp_QKT, "reference_logp_QKT": batch.reference_logp_QKT}
+        batch = replace(batch, **{key: x.masked_fill(hidden_QKT, 0.0) for key, x in known.items() if x is not None})
+        return Plan(batch, side_QK, advantage_QK, self.aggregate(batch, totals), hidden_QKT, totals)
 
     def scores(self, logp_QKT: Tensor, plan: Plan) -> Tensor:
-        """``s_QK`` before the margin."""
-        return self.score(logp_QKT.masked_fill(plan.batch.mask_QKT == 0, 0.0), plan)
+        """``s_QK`` before the margin, whatever the log-probs hold under a zero mask."""
+        return self.score(plan.masked(logp_QKT), plan)
 
     def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
-        """J, to be maximised: a scalar, and for a part of a step that part's share of it."""
-        score_QK = self.scores(logp_QKT, plan)
+        """J, to be maximised: a scalar, and for a part of a step that part's share of it. Takes masked log-probs."""
+        score_QK = self.score(logp_QKT, plan)
         if self.margin:
             score_QK = score_QK + self.margin(plan, now)
         J = self.contrast(score_QK, plan).sum() / max(1, plan.totals.prompts)

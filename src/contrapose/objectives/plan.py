@@ -50,14 +50,20 @@ class Plan:
     It may be cut by group, and by rollout where no factor couples a whole group.
 
     ``side_QK`` is +1 for a positive, -1 for a negative, 0 for neither; ``advantage_QK`` weights the score of
-    each rollout in a linear contrast and is 0 elsewhere; ``weight_QKT`` comes from the aggregate.
+    each rollout in a linear contrast and is 0 elsewhere; ``weight_QKT`` comes from the aggregate; ``hidden_QKT`` is
+    True where the mask is 0.
     """
 
     batch: Batch
     side_QK: Tensor
     advantage_QK: Tensor
     weight_QKT: Tensor
+    hidden_QKT: Tensor
     totals: Totals
+
+    def masked(self, logp_QKT: Tensor) -> Tensor:
+        """Log-probs with 0 where the mask is 0, whatever stood there; those in ``batch`` are so already."""
+        return logp_QKT.masked_fill(self.hidden_QKT, 0.0)
 
     def groups(self, start: int, stop: int) -> Plan:
         """The plan of groups ``start`` to ``stop``; the totals stay those of the step."""
@@ -79,4 +85,5 @@ class Plan:
             side_QK=f(self.side_QK),
             advantage_QK=f(self.advantage_QK),
             weight_QKT=f(self.weight_QKT),
+            hidden_QKT=f(self.hidden_QKT),
         )

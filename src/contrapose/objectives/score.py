@@ -1,11 +1,13 @@
 """How much the policy likes a rollout: ``s_QK`` from log-probs. A leash (clip, gate, cap) sees the rollout's side.
 
 ``w`` is the aggregate's token weight, ``l`` a token's log-prob, ``d = l - l_old`` and ``rho = e^d``. A linear contrast
-multiplies the score by an advantage, so a leash is written for ``s+`` (side above 0) and ``s-``.
+multiplies the score by an advantage, so a leash is written for ``s+`` (side above 0) and ``s-``. Log-probs are 0 where
+the mask is 0 (``Plan.masked``).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -28,13 +30,23 @@ class Score(Protocol):
 
 
 def log_ratio(logp_QKT: Tensor, plan: Plan) -> Tensor:
-    """``d = log pi_theta - log pi_old`` on response tokens, 0 elsewhere."""
-    return (logp_QKT - plan.batch.old_logp_QKT).masked_fill(plan.batch.mask_QKT == 0, 0.0)
+    """``d = log pi_theta - log pi_old``, nats."""
+    return logp_QKT - plan.batch.old_logp_QKT
 
 
 def ratio(logp_QKT: Tensor, plan: Plan) -> Tensor:
-    """``rho = pi_theta / pi_old`` of each token, 1 where the mask is 0."""
+    """``rho = pi_theta / pi_old`` of each token."""
     return log_ratio(logp_QKT, plan).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def leash(d: Tensor, side: Tensor, low: float, high: float, highest: float = MAX_LOG_RATIO) -> Tensor:
+    """Log-ratios held from above at ``high`` (side above 0) or from below at ``low``: the clip of every ratio score.
+
+    Beyond its bound a log-ratio has no gradient, at the bound it has. ``highest`` bounds the other sides from above.
+    """
+    least = torch.full_like(side, max(low, -MAX_LOG_RATIO)).masked_fill(side > 0, -MAX_LOG_RATIO)
+    most = torch.full_like(side, min(highest, MAX_LOG_RATIO)).masked_fill(side > 0, min(high, MAX_LOG_RATIO))
+    return d.clamp(least, most)
 
 
 def reference_of(batch: Batch) -> Tensor:
@@ -70,11 +82,8 @@ class LogRatio:
         return self.to == "initial"
 
     def __call__(self, logp_QKT: Tensor, plan: Plan) -> Tensor:
-        if self.to == "old":
-            moved_QKT = log_ratio(logp_QKT, plan)
-        else:
-            moved_QKT = (logp_QKT - reference_of(plan.batch)).masked_fill(plan.batch.mask_QKT == 0, 0.0)
-        return self.beta * (plan.weight_QKT * moved_QKT).sum(-1)
+        base_QKT = plan.batch.old_logp_QKT if self.to == "old" else reference_of(plan.batch)
+        return self.beta * (plan.weight_QKT * (logp_QKT - base_QKT)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -105,11 +114,10 @@ class ClippedRatio:
         require(self.dual_clip is None or self.dual_clip >= 1, f"dual_clip must be at least 1, found {self.dual_clip}")
 
     def __call__(self, logp_QKT: Tensor, plan: Plan) -> Tensor:
-        ratio_QKT = ratio(logp_QKT, plan)
-        pulled_QKT = ratio_QKT.clamp(max=1 + self.high)
-        pushed_QKT = ratio_QKT.clamp(min=1 - self.low, max=self.dual_clip)
-        leashed_QKT = torch.where(plan.side_QK.unsqueeze(-1) > 0, pulled_QKT, pushed_QKT)
-        return (plan.weight_QKT * leashed_QKT).sum(-1)
+        highest = MAX_LOG_RATIO if self.dual_clip is None else math.log(self.dual_clip)
+        side_QK1, bounds = plan.side_QK.unsqueeze(-1), _in_logs(self.low, self.high)
+        held_QKT = leash(log_ratio(logp_QKT, plan), side_QK1, *bounds, highest)
+        return (plan.weight_QKT * held_QKT.exp()).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,7 @@ class SequenceRatio:
 
     def __call__(self, logp_QKT: Tensor, plan: Plan) -> Tensor:
         mean_QK = (plan.weight_QKT * log_ratio(logp_QKT, plan)).sum(-1)
-        ratio_QK = mean_QK.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
-        pulled_QK, pushed_QK = ratio_QK.clamp(max=1 + self.high), ratio_QK.clamp(min=1 - self.low)
-        return _scored(torch.where(plan.side_QK > 0, pulled_QK, pushed_QK), plan)
+        return _scored(leash(mean_QK, plan.side_QK, *_in_logs(self.low, self.high)).exp(), plan)
 
 
 @dataclass(frozen=True)
@@ -148,11 +154,8 @@ class GeometricRatio:
         require(self.low >= 0 and self.high >= 0, f"a clip of {self.low} below and {self.high} above 0 is none")
 
     def __call__(self, logp_QKT: Tensor, plan: Plan) -> Tensor:
-        d_QKT = log_ratio(logp_QKT, plan)
-        pulled_QKT, pushed_QKT = d_QKT.clamp(max=self.high), d_QKT.clamp(min=-self.low)
-        leashed_QKT = torch.where(plan.side_QK.unsqueeze(-1) > 0, pulled_QKT, pushed_QKT)
-        mean_QK = (plan.weight_QKT * leashed_QKT).sum(-1)
-        return _scored(mean_QK.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp(), plan)
+        held_QKT = leash(log_ratio(logp_QKT, plan), plan.side_QK.unsqueeze(-1), -self.low, self.high)
+        return _scored((plan.weight_QKT * held_QKT).sum(-1).exp(), plan)
 
 
 @dataclass(frozen=True)
@@ -195,6 +198,11 @@ def _check_clip(low: float, high: float) -> None:
     require(0 <= low <= 1 and high >= 0, f"a clip of {low} below and {high} above 1 is none")
 
 
+def _in_logs(low: float, high: float) -> tuple[float, float]:
+    """``log(1 - low)`` and ``log(1 + high)``: near 1, single precision tells log-ratios apart better than ratios."""
+    return math.log1p(-low) if low < 1 else -math.inf, math.log1p(high)
+
+
 def _scored(score_QK: Tensor, plan: Plan) -> Tensor:
     """0 for an empty completion, where the exponential of an empty sum would say 1."""
-    return score_QK.masked_fill(plan.batch.mask_QKT.sum(-1) == 0, 0.0)
+    return score_QK.masked_fill(plan.hidden_QKT.all(-1), 0.0)

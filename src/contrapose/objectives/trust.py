@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -28,18 +28,35 @@ class Trust(Protocol):
     def adapt(self, now: Now, kl: Mapping[KLAggregate, float], rollouts: int) -> Now: ...
 
 
+class _K3(torch.autograd.Function):
+    """``e^d - 1 - d`` and its derivative ``e^d - 1``, both without the cancellation that autograd would bring."""
+
+    @staticmethod
+    def forward(ctx: Any, d: Tensor) -> Tensor:
+        held = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        slope = torch.expm1(held)
+        ctx.save_for_backward(slope)
+        value = (d - held).mul_(slope).add_(slope).sub_(held)  # in place: fresh memory costs more than arithmetic
+        series = d.mul(1 / 6).add_(1 / 2).mul_(d).mul_(d)  # d^2/2 + d^3/6
+        return torch.where(held.abs_() < 1e-3, series, value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0] * ctx.saved_tensors[0]
+
+
 def k3(d: Tensor) -> Tensor:
     """``e^d - 1 - d``, unbiased and never negative: KL(q || p) per sample from q, with d = log p - log q.
 
     For the trust region the samples are pi_old's, so ``d = new - old``; the swapped order estimates something
-    else. Written with expm1, and as its series below 1e-3, where the subtraction would cancel.
+    else. Below 1e-3 the value is its series, where the subtraction would cancel. Beyond 20 nats it goes on as a
+    straight line: the pull back is bounded, and never lost.
     """
-    d = d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    return torch.where(d.abs() < 1e-3, d.square() / 2 * (1 + d / 3 * (1 + d / 4)), torch.expm1(d) - d)
+    return cast(Tensor, _K3.apply(d))
 
 
 def kl_old(logp_QKT: Tensor, plan: Plan, aggregate: KLAggregate = "token_mean") -> Tensor:
-    """This part's share of the step's KL(pi_old || pi_theta), in nats.
+    """This part's share of the step's KL(pi_old || pi_theta), in nats; ``logp_QKT`` masked.
 
     ``token_mean``: over all tokens of the step. ``sequence_sum``: summed over a rollout's tokens, mean over
     rollouts. ``sequence``: k3 of the whole rollout's log-ratio (clamped to 10 nats), mean over rollouts.
@@ -101,7 +118,7 @@ class KLReference(Unadapted):
         require(self.coef >= 0, f"the KL's coefficient must be at least 0, found {self.coef}")
 
     def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
-        d_QKT = (reference_of(plan.batch) - logp_QKT).masked_fill(plan.batch.mask_QKT == 0, 0.0)
+        d_QKT = reference_of(plan.batch) - logp_QKT
         return now.kl_coef * (plan.weight_QKT * k3(d_QKT)).sum() / max(1, plan.totals.rollouts)
 
 

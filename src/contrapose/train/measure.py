@@ -37,7 +37,8 @@ OVER_UPDATES = (
 @torch.no_grad()
 def kl_seen(pushed: Pushed, plan: Plan) -> dict[KLAggregate, float]:
     """KL(pi_old || pi_theta) of one optimizer step before it was taken, under each normaliser."""
-    return {how: float(kl_old(pushed.logp_QKT, plan, how)) for how in get_args(KLAggregate)}
+    logp_QKT = plan.masked(pushed.logp_QKT)
+    return {how: float(kl_old(logp_QKT, plan, how)) for how in get_args(KLAggregate)}
 
 
 @torch.no_grad()
@@ -45,7 +46,7 @@ def update_row(
     objective: Objective, plan: Plan, pushed: Pushed, now: Now, kl: dict[KLAggregate, float], norm: float
 ) -> dict[str, Any]:
     """One entry of ``updates``."""
-    moved_QK, side_QK = log_ratio(pushed.logp_QKT, plan).sum(-1), partition(plan.batch, "correct")
+    moved_QK, side_QK = log_ratio(plan.masked(pushed.logp_QKT), plan).sum(-1), partition(plan.batch, "correct")
     return {
         "J": pushed.J,
         "kl": kl["token_mean"],

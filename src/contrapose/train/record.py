@@ -66,7 +66,7 @@ def trained_rows(
     """The rows of the groups of one update: scores, summed credits, and for one in ``DETAILED`` every token."""
     score_QK = objective.scores(pushed.logp_QKT, plan)
     credit_QK = pushed.credit_QKT.sum(-1)
-    totals = replace(plan.totals, log_ratio=float(log_ratio(pushed.logp_QKT, plan).sum()))
+    totals = replace(plan.totals, log_ratio=float(log_ratio(plan.masked(pushed.logp_QKT), plan).sum()))
     for q, group in enumerate(minibatch.groups):
         row = group_row(step, group, "train")
         for k, rollout in enumerate(row["rollouts"]):
@@ -82,7 +82,7 @@ def trained_rows(
                 row["others"][name] = _tokens(credit[0], group)
             row["token_ids"] = [list(r.tokens) for r in group.rollouts]
             row["logp"] = _tokens(pushed.logp_QKT[q], group)
-            row["old_logp"] = _tokens(plan.batch.old_logp_QKT[q], group)
+            row["old_logp"] = _tokens(minibatch.batch.old_logp_QKT[q], group)
             row["token_credit"] = _tokens(pushed.credit_QKT[q], group)
         yield row
 

@@ -39,7 +39,8 @@ def rloo() -> Objective:
 
     Credit: A m.
 
-    Disagreement: TRL's RLOO clips a sequence ratio at 0.2 and adds a KL of 0.05; the paper's KL is part of the reward.
+    Disagreement: the paper subtracts a KL from the reward, left out here. TRL's RLOO does so too (0.05), and clips a
+    sequence ratio at 0.2.
     """
     return Objective(aggregate=token_sum, score=LogProb(), margin=None, contrast=Linear(leave_one_out), trust=None)
 
@@ -61,7 +62,7 @@ def grpo(
     Credit: m [ A rho u - beta (1 - e^{l_ref - l}) ] / L, u = 0 where the clip bites, else 1.
 
     Disagreement: the paper states no clip, ddof or eps, and beta 0.04 (`reference_coef`; 0 here, as in most
-    codes today); verl's scripts average over all tokens, TRL's default loss is DAPO's.
+    codes today); verl averages over all tokens by default; TRL defaults to DAPO's loss and multiplies its KL by rho.
     """
     return Objective(
         aggregate=rollout_mean,
@@ -131,7 +132,8 @@ def gspo(*, clip_low: float = 3e-4, clip_high: float = 4e-4, std_ddof: int = 1, 
 
     Credit: m A g u / L, u = 0 for a rollout whose clip bites, else 1.
 
-    Disagreement: none in the gradient; GSPO-token has the same. verl clamps log g at 10.
+    Disagreement: GSPO-token has the same gradient. Under their default aggregation by tokens, TRL's and verl's GSPO
+    weighs a rollout by its length; verl clamps log g at 10.
     """
     return Objective(
         aggregate=rollout_mean,
@@ -170,8 +172,8 @@ def cispo(*, cap: float = 5.0, std_ddof: int = 1, std_eps: float = 1e-6) -> Obje
 
     Credit: m A min(rho, cap) / (all tokens). The value of J means nothing.
 
-    Disagreement: the paper never states its cap; 5.0 is ScaleRL's, verl's example has 1.2 (and a floor of 0 in
-    effect), TRL's epsilon_high is the cap itself as here.
+    Disagreement: the paper never states its cap; 5.0 is ScaleRL's, verl's example has 1.2 (its defaults also a floor of
+    0.8). TRL's epsilon_high is the cap itself, as here, and 0.2 if left unset.
     """
     return Objective(
         aggregate=token_mean,
