@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
-.PHONY: demo test lint slow peers clean
+.PHONY: demo test lint slow peers mutants clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/contrapose train
@@ -15,6 +15,9 @@ slow: $(VENV)/installed
 peers: .venv-trl/installed .venv-verl/installed
 	.venv-trl/bin/pytest -m slow tests/peers/test_trl.py
 	.venv-verl/bin/pytest -m slow tests/peers/test_verl.py
+
+mutants: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/mutants.py
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from contrapose.cli import main
+from contrapose.objectives.zoo import catalogue
 from contrapose.prompts.abacus import BASE_MODEL
 
+ROOT = Path(__file__).parents[1]
 SMALL = ["--set", "steps=3", "--set", "batch.prompts=4", "--set", "batch.updates=2", "--set", "rollout.k=4"]
 SMALL += ["--set", "eval.data=abacus:validation", "--set", "eval.samples=1"]
 
@@ -146,13 +148,42 @@ def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, li
     assert list(tmp_path.iterdir()) == []
 
 
-def test_objectives_are_listed_with_their_equations(monkeypatch, capsys):
+def test_objectives_are_listed_and_each_is_shown_with_its_equation(monkeypatch, capsys):
+    known = catalogue()
+    monkeypatch.setenv("COLUMNS", "80")
     assert contrapose(monkeypatch, "objectives") == 0
-    assert {"rence", "conspo", "grpo"} <= set(capsys.readouterr().out.split())
-    assert contrapose(monkeypatch, "objectives", "conspo") == 0
-    shown = capsys.readouterr().out
-    assert "2605.12969" in shown
-    assert "tau" in shown
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows] == ["name", *known]
+    assert all(row[1:] == list(known[row[0]].kinds.values()) for row in rows[1:])
+    for name, info in known.items():
+        assert contrapose(monkeypatch, "objectives", name) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        for text in (info.paper, info.credit, info.disagreement, *info.defaults, *info.required):
+            assert " ".join(text.split()) in shown
+
+
+def test_the_page_of_objectives_is_the_document(monkeypatch, capsys):
+    assert contrapose(monkeypatch, "objectives", "--page") == 0
+    assert capsys.readouterr().out == (ROOT / "docs" / "objectives.md").read_text()
+
+
+def test_recipes_are_listed_with_what_they_are(monkeypatch, capsys):
+    assert contrapose(monkeypatch, "recipes") == 0
+    lines = capsys.readouterr().out.splitlines()
+    paths = [ROOT / "recipes" / f"{line.split()[0]}.toml" for line in lines]
+    assert set(paths) == set((ROOT / "recipes").rglob("*.toml"))
+    for line, path in zip(lines, paths, strict=True):
+        assert line.partition("  ")[2].strip() == path.read_text().splitlines()[0].removeprefix("# ")
+
+
+def test_a_row_of_a_table_names_its_run_folder(monkeypatch, capsys, tmp_path):
+    """A recipe in a folder makes one run folder, not a folder in a folder."""
+    monkeypatch.chdir(tmp_path)
+    flags = ["--set", "model.path=abacus", "--set", "data.path=abacus", "--set", "data.template=plain"]
+    flags += [x for key in ("batch.prompts=4", "batch.updates=1", "rollout.max_tokens=32") for x in ("--set", key)]
+    assert contrapose(monkeypatch, "train", "rence/all_pairs", *flags, "--set", "steps=1") == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("rence-all_pairs-rence-0-")
 
 
 def test_doctor_names_what_is_here(monkeypatch, capsys):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import torch
 
+import contrapose
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -30,5 +32,11 @@ def test_the_tree_names_every_file():
 
 
 def test_the_recipes_are_the_ones_named():
+    """One for abacus, one for each objective, and folders for the papers' tables."""
+    shipped = {p.relative_to(ROOT / "recipes").as_posix() for p in (ROOT / "recipes").rglob("*.toml")}
     line = next(x for x in README.splitlines() if x.strip().startswith("recipes/"))
-    assert set(re.findall(r"\w+", line.partition(":")[2])) == {p.stem for p in (ROOT / "recipes").glob("*.toml")}
+    folders = set(re.findall(r"(\w+)/", line.partition("recipes/")[2]))
+    assert folders == {name.partition("/")[0] for name in shipped if "/" in name}
+    assert "abacus.toml" in shipped and {f"{name}.toml" for name in contrapose.objectives()} < shipped
+    for name in re.findall(r"`(\w+/[\w./]+)`", README.partition("## Train")[2].partition("## The idea")[0]):
+        assert f"{name}.toml" in shipped

@@ -1,0 +1,128 @@
+"""Break the theory in many small ways, one at a time: the tests must notice every one.
+
+    python benchmarks/mutants.py            # all; exit 1 when a mutant survives
+    python benchmarks/mutants.py k3         # those whose name holds a text
+
+Each mutant is a copy of the sources with one replacement, under which ``tests/objectives`` must fail.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MUTANTS = {
+    # aggregate
+    "rollout mean without its length": ("aggregate", "batch.mask_QKT / batch.mask_QKT.sum(-1, keepdim=True).clamp(min=1)", "batch.mask_QKT"),
+    "token mean over prompts": ("aggregate", "(totals.rollouts / max(1, totals.tokens))", "(totals.prompts / max(1, totals.tokens))"),
+    "token mean without its count": ("aggregate", "batch.mask_QKT * (totals.rollouts / max(1, totals.tokens))", "batch.mask_QKT / max(1, totals.tokens)"),
+    "group token mean of its longest": ("aggregate", "batch.mask_QKT.sum((1, 2), keepdim=True)", "batch.mask_QKT.sum(2, keepdim=True).amax(1, keepdim=True)"),
+    "group token mean by the group's own size": ("aggregate", "(totals.rollouts / max(1, totals.prompts)) / group_Q11", "batch.present_QK.sum(1)[:, None, None] / group_Q11"),
+    "constant length left out": ("aggregate", "batch.mask_QKT / self.length", "batch.mask_QKT"),
+    # advantage
+    "raw reward of absent rollouts": ("advantage", "reward_QK.masked_fill(~present_QK, 0.0)\n\n\ndef centre", "reward_QK\n\n\ndef centre"),
+    "mean reward not subtracted": ("advantage", "reward_QK - mean_of(reward_QK, present_QK).unsqueeze(1)", "reward_QK"),
+    "leave one in": ("advantage", "(K_Q1 / (K_Q1 - 1).clamp(min=1))", "1.0"),
+    "ddof swapped": ("advantage", "keepdim=True) - self.ddof)", "keepdim=True) - (1 - self.ddof))"),
+    "variance for deviation": ("advantage", "freedom_Q1).sqrt()", "freedom_Q1)"),
+    "eps left out": ("advantage", "(std_Q1 + self.eps)", "std_Q1"),
+    "ties told apart": ("advantage", "SAME_REWARD = 1e-6", "SAME_REWARD = -1.0"),
+    # score
+    "log-ratio upside down": ("score", "return logp_QKT - plan.batch.old_logp_QKT", "return plan.batch.old_logp_QKT - logp_QKT"),
+    "beta left out": ("score", "self.beta * (plan.weight_QKT", "1.0 * (plan.weight_QKT"),
+    "reference ignored": ("score", 'plan.batch.old_logp_QKT if self.to == "old" else', 'plan.batch.old_logp_QKT if True else'),
+    "log-prob negated": ("score", "(plan.weight_QKT * logp_QKT).sum(-1)", "-(plan.weight_QKT * logp_QKT).sum(-1)"),
+    "ratio without its weight": ("score", "(plan.weight_QKT * ratio(logp_QKT, plan)).sum(-1)", "ratio(logp_QKT, plan).sum(-1)"),
+    "leash on the wrong sides": ("score", "masked_fill(side > 0, -MAX_LOG_RATIO)", "masked_fill(side < 0, -MAX_LOG_RATIO)"),
+    "no upper clip": ("score", "min(high, MAX_LOG_RATIO))", "MAX_LOG_RATIO)"),
+    "no lower clip": ("score", "max(low, -MAX_LOG_RATIO))", "-MAX_LOG_RATIO)"),
+    "clip bounds swapped": ("score", "math.log1p(-low) if low < 1 else -math.inf, math.log1p(high)", "math.log1p(-high), math.log1p(low)"),
+    "clip of the ratio taken for one of logs": ("score", "-math.inf, math.log1p(high)", "-math.inf, high"),
+    "dual clip ignored": ("score", "MAX_LOG_RATIO if self.dual_clip is None else math.log(self.dual_clip)", "MAX_LOG_RATIO"),
+    "sequence ratio is a sum of ratios": ("score", "*_in_logs(self.low, self.high)).exp(), plan)", "*_in_logs(self.low, self.high)), plan)"),
+    "geometric mean without its exponential": ("score", "(plan.weight_QKT * held_QKT).sum(-1).exp(), plan)", "(plan.weight_QKT * held_QKT).sum(-1), plan)"),
+    "empty completions scored": ("score", "score_QK.masked_fill(plan.hidden_QKT.all(-1), 0.0)", "score_QK"),
+    "cap not detached": ("score", ".clamp(max=self.cap).detach()", ".clamp(max=self.cap)"),
+    "cap left out": ("score", ".clamp(max=self.cap).detach()", ".detach()"),
+    "soft gate temperatures swapped": ("score", "self.tau_negative).masked_fill(plan.side_QK > 0, self.tau_positive)", "self.tau_positive).masked_fill(plan.side_QK > 0, self.tau_negative)"),
+    "soft gate not centred": ("score", "(ratio(logp_QKT, plan) - 1))", "ratio(logp_QKT, plan))"),
+    "soft gate of half the slope": ("score", "4 / tau_QK1", "2 / tau_QK1"),
+    # margin
+    "margin on positives": ("margin", "torch.where(plan.side_QK < 0, self.alpha", "torch.where(plan.side_QK > 0, self.alpha"),
+    "margin subtracted": ("margin", "self.alpha * (best_Q1 - reward_QK)", "self.alpha * (reward_QK - best_Q1)"),
+    "constant margin negated": ("margin", "torch.where(plan.side_QK < 0, self.gap", "torch.where(plan.side_QK < 0, -self.gap"),
+    "half the cosine": ("margin", "math.cos(math.pi * risen)", "math.cos(math.pi * risen / 2)"),
+    "warm-up ignored": ("margin", "min(now.progress / self.warmup, 1.0)", "now.progress"),
+    # contrast
+    "positives compete in NCE": ("contrast", "log_sum_exp(logit_QK, plan.side_QK < 0).unsqueeze(1)\n        return mean_of(self.tau", "log_sum_exp(logit_QK, plan.side_QK != 0).unsqueeze(1)\n        return mean_of(self.tau"),
+    "NCE without tau outside": ("contrast", "mean_of(self.tau * F.logsigmoid", "mean_of(F.logsigmoid"),
+    "NCE without tau inside": ("contrast", "logit_QK = score_QK / self.tau\n        negatives", "logit_QK = score_QK\n        negatives"),
+    "softmax over negatives": ("contrast", "everyone_Q1 = log_sum_exp(score_QK, plan.side_QK != 0)", "everyone_Q1 = log_sum_exp(score_QK, plan.side_QK < 0)"),
+    "pairs upside down": ("contrast", "score_QK.unsqueeze(2) - score_QK.unsqueeze(1)", "score_QK.unsqueeze(1) - score_QK.unsqueeze(2)"),
+    "random pair always the first": ("contrast", "lot_QK = torch.rand(side_QK.shape, generator=generator, dtype=torch.float64)", "lot_QK = torch.zeros(side_QK.shape, dtype=torch.float64)"),
+    "DRO without tau outside": ("contrast", "hardest_Q = self.tau * (", "hardest_Q = ("),
+    "DRO sums its negatives": ("contrast", " - several_Q.log())", ")"),
+    "DRO upside down": ("contrast", "(mean_of(score_QK, plan.side_QK > 0) - hardest_Q)", "(mean_of(score_QK, plan.side_QK > 0) + hardest_Q)"),
+    "mean sum": ("contrast", "mean_of(score_QK, plan.side_QK > 0) - mean_of(score_QK, plan.side_QK < 0)", "mean_of(score_QK, plan.side_QK > 0) + mean_of(score_QK, plan.side_QK < 0)"),
+    "advantage of the wrong thing": ("contrast", 'batch.reward_QK if self.of == "reward" else', 'batch.reward_QK if self.of != "reward" else'),
+    "linear without its denominator": ("contrast", ".sum(1) * (plan.totals.prompts / max(1, plan.totals.rollouts))", ".sum(1)"),
+    "worst for best": ("contrast", "right_QK = reward_QK >= reward_QK.amax", "right_QK = reward_QK < reward_QK.amax"),
+    "empty completions take sides": ("contrast", "batch.present_QK & (batch.mask_QKT.sum(-1) > 0)", "batch.present_QK"),
+    "dead groups alive": ("contrast", "positive_QK.any(1, keepdim=True) & negative_QK.any(1, keepdim=True)", "positive_QK.any(1, keepdim=True) | negative_QK.any(1, keepdim=True)"),
+    # trust
+    "k3 slope of e^d": ("trust", "ctx.save_for_backward(slope)", "ctx.save_for_backward(slope + 1)"),
+    "k3 is k1": ("trust", "return torch.where(held.abs_() < 1e-3, series, value)", "return -d"),
+    "k3 without its series": ("trust", "torch.where(held.abs_() < 1e-3, series, value)", "value"),
+    "KL from new to old": ("trust", "d_QKT = log_ratio(logp_QKT, plan)", "d_QKT = -log_ratio(logp_QKT, plan)"),
+    "KL to the reference swapped": ("trust", "d_QKT = reference_of(plan.batch) - logp_QKT", "d_QKT = logp_QKT - reference_of(plan.batch)"),
+    "token mean and sequence sum swapped": ("trust", 'if aggregate == "token_mean" else', 'if aggregate != "token_mean" else'),
+    "controller the wrong way": ("trust", "(1 + error * rollouts / self.horizon)", "(1 - error * rollouts / self.horizon)"),
+    "controller unclipped": ("trust", "min(max(kl[self.aggregate] / self.target - 1, -0.2), 0.2)", "kl[self.aggregate] / self.target - 1"),
+    "reference penalty unweighted": ("trust", "(plan.weight_QKT * k3(d_QKT)).sum()", "k3(d_QKT).sum()"),
+    "hinge upside down": ("trust", "-log_ratio(logp_QKT, plan).sum()", "log_ratio(logp_QKT, plan).sum()"),
+    "hinge of twice the slope": ("trust", "excess * ((part - part.detach()) / tokens", "excess * (2 * (part - part.detach()) / tokens"),
+    "hinge never closed": ("trust", "0.0 if kl <= self.delta else kl - self.delta", "kl - self.delta"),
+    "hinge of the part at hand": ("trust", "part.detach() if plan.totals.log_ratio is None else -plan.totals.log_ratio", "part.detach()"),
+    # objective, plan and credit
+    "trust added": ("objective", "J - self.trust(logp_QKT, plan, now)", "J + self.trust(logp_QKT, plan, now)"),
+    "margin left out": ("objective", "score_QK = score_QK + self.margin(plan, now)", "self.margin(plan, now)"),
+    "dead groups leave the denominator": ("plan", "prompts=int(batch.present_QK.any(1).sum())", "prompts=int((batch.reward_QK.amax(1) > batch.reward_QK.amin(1)).sum())"),
+    "absent rollouts counted": ("plan", "rollouts=int(batch.present_QK.sum())", "rollouts=batch.present_QK.numel()"),
+    "absent tokens counted": ("credit", "mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1)", "mask_QKT=batch.mask_QKT"),
+    "descent for ascent": ("credit", "return credit_QKT.contiguous()", "return -credit_QKT.contiguous()"),
+    "step sums of one chunk": ("credit", "total += float(", "total = float("),
+}  # fmt: skip
+
+
+def killed(file: str, old: str, new: str) -> bool:
+    """Whether the tests fail under one replacement. Raises when it does not apply exactly once."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "src"
+        shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
+        path = source / "contrapose" / "objectives" / f"{file}.py"
+        text = path.read_text()
+        if text.count(old) != 1:
+            raise SystemExit(f"{file}.py: {old!r} stands there {text.count(old)} times, not once")
+        path.write_text(text.replace(old, new))
+        environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/objectives"]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.stdout[-2000:])
+    return done.returncode == 1
+
+
+if __name__ == "__main__":
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    survivors, start = [], time.perf_counter()
+    chosen = {name: mutant for name, mutant in MUTANTS.items() if wanted in name}
+    for name, mutant in chosen.items():
+        dead = killed(*mutant)
+        survivors += [] if dead else [name]
+        print(f"{'killed' if dead else 'SURVIVED':<9} {mutant[0]:<10} {name}", flush=True)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants killed in {time.perf_counter() - start:.0f} s")
+    sys.exit(1 if survivors else 0)
