@@ -8,6 +8,7 @@ The trainer knows nothing but the credit, so any micro-batch split gives the sam
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -100,7 +101,8 @@ def credit(
     - ``token_weight`` ``[Q, K, T]``, a detached factor on the credit;
     - with a name, its hyper-parameters.
 
-    Raises ValueError or TypeError, naming the nearest valid choice.
+    Raises ValueError or TypeError, naming the nearest valid choice. Warns of log-probs in half precision, and computes
+    in float32 then.
     """
     credit_QKT, _ = credit_of(*_arrange(objective, logp_QKT, **arguments))
     return (credit_QKT if token_weight is None else credit_QKT * token_weight).to(logp_QKT.dtype)
@@ -136,6 +138,7 @@ def _arrange(
         if correct is None:
             raise TypeError("pass reward, correct, or both")
         reward = correct
+    _warn_of_half_precision(logp=logp_QKT, old_logp=old_logp, reference_logp=reference_logp)
     logp_QKT = logp_QKT.detach().to(torch.promote_types(logp_QKT.dtype, torch.float32))
     shape_QK = logp_QKT.shape[:2]
     batch = Batch(
@@ -157,6 +160,16 @@ def _arrange(
             raise ValueError("kl_coef: this objective has no trust region whose coefficient it could be")
         now = replace(now, kl_coef=kl_coef)
     return built, logp_QKT, built.plan(batch, totals, generator), now
+
+
+def _warn_of_half_precision(**logps: Tensor | None) -> None:
+    for name, logp in logps.items():
+        if logp is not None and logp.dtype in (torch.float16, torch.bfloat16):
+            warnings.warn(
+                f"{name} is {logp.dtype}: rounded by about 1e-2 nats a token, more than GSPO's whole clip range; "
+                "take the log-softmax of logits.float()",
+                stacklevel=4,
+            )
 
 
 def _by_name(name: str, hyperparameters: dict[str, Any]) -> Objective:
