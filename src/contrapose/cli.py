@@ -193,7 +193,8 @@ def objectives(
 
         Console().print(objectives_table(known))
     elif name in known:
-        Console().print(entry(known[name]), markup=False, highlight=False)
+        for line in entry(known[name]).splitlines():  # equations are not broken into lines
+            Console().print(line, markup=False, highlight=False, soft_wrap=line.startswith("    "))
     else:
         raise ContraposeError(f"objective: {name!r} is unknown{nearest(name, list(known))}")
 

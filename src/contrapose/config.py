@@ -132,8 +132,9 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
     """The settings of ``recipe`` (a name or a TOML file) under ``--set`` overrides, and the recipe's name.
 
     Layers, weakest first: the defaults, the objective's own recipe (its published filter, reward and batch), the
-    recipe's ``base`` (another recipe), the recipe, the overrides. No recipe means abacus, or, once ``data.path`` is
-    set, the objective's own. The ``config.toml`` of a run is a recipe too.
+    recipe's ``base`` (another recipe), the recipe, the overrides. Where a layer names another objective than those
+    below it, their hyper-parameters, filter and reward are left behind: they belong to a method. No recipe means
+    abacus, or, once ``data.path`` is set, the objective's own. The ``config.toml`` of a run is a recipe too.
     """
     layer = _overrides(overrides)
     for key, value in given.items():
@@ -142,31 +143,39 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
     if recipe is None:
         recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else _objective_name(layer) or "rence"
     tree = _over(_read_recipe(recipe), layer)
-    objective = _objective_name(tree) or "rence"
-    if objective not in shipped():
-        raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, sorted(shipped()))}")
-    return validate(merge(_read_recipe(objective), tree)), recipe
+    return validate(merge(_own_recipe(_objective_name(tree) or "rence"), tree)), recipe
 
 
-def _read_recipe(recipe: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A recipe over its ``base``, the base's over its own, and so on."""
-    tree = read_toml(recipe_path(recipe))
+def _own_recipe(objective: str) -> dict[str, Any]:
+    """The recipe that bears an objective's name, and is of that objective."""
+    named = {name: _read_recipe(name) for name in shipped() if "/" not in name}
+    own = {name: tree for name, tree in named.items() if _objective_name(tree) == name}
+    if objective not in own:
+        raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, sorted(own))}")
+    return own[objective]
+
+
+def _read_recipe(recipe: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe over its ``base``, that over its own, and so on."""
+    path = recipe_path(recipe)
+    tree = read_toml(path)
     tree.pop("run", None)
     base = tree.pop("base", None)
     if base is None:
         return tree
     if isinstance(base, str) and base.endswith(".toml"):
-        base = str(recipe_path(recipe).parent / base)
-    if not isinstance(base, str) or base in (*above, recipe):
-        raise ContraposeError(f"{recipe_path(recipe)}: base: expected the name of another recipe, found {base!r}")
-    return _over(_read_recipe(base, (*above, recipe)), tree)
+        base = str(path.parent / base)
+    above = (*above, path.resolve())
+    if not isinstance(base, str) or recipe_path(base).resolve() in above:
+        raise ContraposeError(f"{path}: base: expected the name of another recipe, found {base!r}")
+    return _over(_read_recipe(base, above), tree)
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """``above`` merged over ``below``, whose hyper-parameters count only if the objective stays the same."""
+    """``above`` merged over ``below``; what belongs to a method stays behind when the method changes."""
     names = _objective_name(below), _objective_name(above)
     if None not in names and names[0] != names[1]:
-        below = {key: value for key, value in below.items() if key != "objective"}
+        below = {key: value for key, value in below.items() if key not in ("objective", "filter", "reward")}
     return merge(below, above)
 
 

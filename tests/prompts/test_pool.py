@@ -43,7 +43,7 @@ COLUMNS = {
     "argmax_literal": Thresholds(rho="argmax_literal"),
     "t_easy_99": Thresholds(t_easy=0.99),
     "dapo_acc": Thresholds(t_easy=0.99, t_master=1.0),
-    "dapo_reward": Thresholds(mode="variance"),
+    "dapo_reward": Thresholds(mode="variance", t_master=1.0),
 }
 
 
@@ -86,6 +86,14 @@ def test_punished_length_is_variance_of_the_reward_and_not_of_correctness():
     assert COLUMNS["dapo_reward"].fate(shaped) == "train"
     assert COLUMNS["dapo_acc"].fate(shaped) == COLUMNS["dapo_reward"].fate(right) == "too_easy"
     assert COLUMNS["dapo_reward"].fate(group(prompts(1)[0], 0)) == "too_hard"
+
+
+def test_variance_takes_the_place_of_the_band_alone():
+    """Mastery and require_correct hold as they do with the band."""
+    assert Thresholds(mode="variance").fate(group(prompts(1)[0], 7)) == "mastered"
+    assert Thresholds(mode="variance", t_hard=0.7, t_easy=0.8).fate(group(prompts(1)[0], 5)) == "train"
+    assert Thresholds(mode="variance").fate(group(prompts(1)[0], 0, boxed=2)) == "train"
+    assert Thresholds(mode="variance", require_correct=True).fate(group(prompts(1)[0], 0, boxed=2)) == "too_hard"
 
 
 @pytest.mark.parametrize("c", range(K + 1))

@@ -48,7 +48,7 @@ class ConstantLength:
     length: float
 
     def __post_init__(self) -> None:
-        require(not self.length <= 0, f"length must be above 0, found {self.length}")
+        require(self.length > 0, f"length must be above 0, found {self.length}")
 
     def __call__(self, batch: Batch, totals: Totals) -> Tensor:
         return batch.mask_QKT / self.length

@@ -105,8 +105,8 @@ class AllPairs(OneAgainstOther):
     """``v = mean over pairs (i, j) of log sigmoid(s_i - s_j)`` (ReNCE Table 4; Group-DPO)."""
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
-        gap_QKK = score_QK.unsqueeze(2) - score_QK.unsqueeze(1)
         pair_QKK = (plan.side_QK > 0).unsqueeze(2) & (plan.side_QK < 0).unsqueeze(1)
+        gap_QKK = (score_QK.unsqueeze(2) - score_QK.unsqueeze(1)).masked_fill(~pair_QKK, 0.0)
         return mean_of(F.logsigmoid(gap_QKK).flatten(1), pair_QKK.flatten(1))
 
 
@@ -118,11 +118,11 @@ class RandomPair(OneAgainstOther):
         side_QK = partition(batch, self.positives)
         # drawn on the CPU in float64, so that a generator gives the same pairs on every device and dtype
         lot_QK = torch.rand(side_QK.shape, generator=generator, dtype=torch.float64).to(side_QK.device)
-        best_QK = torch.zeros_like(side_QK)
+        pair_QK = torch.zeros_like(side_QK)
         for sign in (1, -1):
             drawn_Q1 = lot_QK.masked_fill(side_QK != sign, -1.0).argmax(1, keepdim=True)
-            best_QK.scatter_(1, drawn_Q1, side_QK.gather(1, drawn_Q1))
-        return best_QK, torch.zeros_like(batch.reward_QK)
+            pair_QK.scatter_(1, drawn_Q1, side_QK.gather(1, drawn_Q1))
+        return pair_QK, torch.zeros_like(batch.reward_QK)
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         return NCE()(score_QK, plan)
@@ -147,9 +147,9 @@ class DRO(OneAgainstOther):
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         negative_QK = plan.side_QK < 0
         several_Q = negative_QK.sum(1).clamp(min=1).to(score_QK.dtype)
-        hardest_Q = self.tau * (log_sum_exp(score_QK / self.tau, negative_QK) - several_Q.log())
+        negatives_Q = self.tau * (log_sum_exp(score_QK / self.tau, negative_QK) - several_Q.log())
         alive_Q = (plan.side_QK != 0).any(1)
-        return (mean_of(score_QK, plan.side_QK > 0) - hardest_Q).masked_fill(~alive_Q, 0.0)
+        return (mean_of(score_QK, plan.side_QK > 0) - negatives_Q).masked_fill(~alive_Q, 0.0)
 
 
 @dataclass(frozen=True)

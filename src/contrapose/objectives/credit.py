@@ -54,11 +54,18 @@ def with_sums(objective: Objective, logp_QKT: Tensor, plan: Plan) -> Plan:
     """The plan, with the step's sums over log-probs in its totals where the objective couples the step."""
     if objective.coupling != "step" or plan.totals.log_ratio is not None:
         return plan
-    total = 0.0
+    if plan.totals.tokens != int(plan.batch.mask_QKT.count_nonzero()):
+        raise ValueError("totals.log_ratio: a trust region over the step needs it when this call holds only a part")
+    return replace(plan, totals=replace(plan.totals, log_ratio=log_ratio_sum(logp_QKT, plan)))
+
+
+def log_ratio_sum(logp_QKT: Tensor, plan: Plan) -> float:
+    """``Totals.log_ratio`` of what is at hand: the sum of ``log pi_theta - log pi_old`` over its response tokens."""
+    total = logp_QKT.new_zeros((), dtype=torch.float64)
     for start, stop in _chunks(logp_QKT):
         part = plan.groups(start, stop)
-        total += float(log_ratio(part.masked(logp_QKT[start:stop]), part).sum(dtype=torch.float64))
-    return replace(plan, totals=replace(plan.totals, log_ratio=total))
+        total += log_ratio(part.masked(logp_QKT[start:stop]), part).sum(dtype=torch.float64)
+    return float(total)
 
 
 def score_credit_of(objective: Objective, score_QK: Tensor, plan: Plan) -> Tensor:
@@ -104,12 +111,20 @@ def credit(
     Raises ValueError or TypeError, naming the nearest valid choice. Warns of log-probs in half precision, and computes
     in float32 then.
     """
-    credit_QKT, _ = credit_of(*_arrange(objective, logp_QKT, **arguments))
-    return (credit_QKT if token_weight is None else credit_QKT * token_weight).to(logp_QKT.dtype)
+    built, logp, plan, now = _arrange(objective, logp_QKT, **arguments)
+    credit_QKT, _ = credit_of(built, logp, plan, now)
+    if token_weight is not None:
+        if token_weight.shape != logp_QKT.shape:
+            raise ValueError(f"token_weight: expected {list(logp_QKT.shape)}, found {list(token_weight.shape)}")
+        credit_QKT = plan.masked(credit_QKT * token_weight.to(credit_QKT))
+    return credit_QKT.to(logp_QKT.dtype)
 
 
 def value(objective: str | Objective, logp_QKT: Tensor, **arguments: Any) -> Tensor:
-    """The scalar J (to be maximised) whose gradient ``credit`` gives; the same arguments."""
+    """The scalar J (to be maximised) whose gradient ``credit`` gives; the same arguments.
+
+    ``token_weight`` has no part in J.
+    """
     arguments.pop("token_weight", None)
     return credit_of(*_arrange(objective, logp_QKT, **arguments))[1].to(logp_QKT.dtype)
 
@@ -140,33 +155,47 @@ def _arrange(
         reward = correct
     _warn_of_half_precision(logp=logp_QKT, old_logp=old_logp, reference_logp=reference_logp)
     logp_QKT = logp_QKT.detach().to(torch.promote_types(logp_QKT.dtype, torch.float32))
-    shape_QK = logp_QKT.shape[:2]
+    here, shape_QK = logp_QKT.device, logp_QKT.shape[:2]
     batch = Batch(
         old_logp_QKT=logp_QKT if old_logp is None else old_logp.detach().to(logp_QKT),
         mask_QKT=torch.ones_like(logp_QKT) if mask is None else mask.to(logp_QKT),
         reward_QK=reward.to(logp_QKT),
-        correct_QK=reward >= 1 - 1e-6 if correct is None else correct.bool(),
-        present_QK=torch.ones(shape_QK, dtype=torch.bool, device=logp_QKT.device)
-        if present is None
-        else present.bool(),
+        correct_QK=(reward >= 1 - 1e-6 if correct is None else _flags("correct", correct)).to(here),
+        present_QK=torch.ones(shape_QK, dtype=torch.bool) if present is None else _flags("present", present),
         reference_logp_QKT=None if reference_logp is None else reference_logp.detach().to(logp_QKT),
     )
-    _check_shapes(batch, logp_QKT)
+    batch = replace(batch, present_QK=batch.present_QK.to(here))
+    _check(batch, logp_QKT)
     if present is not None:
         batch = replace(batch, mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1))
     now = replace(built.start(), progress=progress)
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress: expected 0 to 1, found {progress}")
     if kl_coef is not None:
         if built.trust is None:
             raise ValueError("kl_coef: this objective has no trust region whose coefficient it could be")
+        if kl_coef < 0:
+            raise ValueError(f"kl_coef: must be at least 0, found {kl_coef}")
         now = replace(now, kl_coef=kl_coef)
-    return built, logp_QKT, built.plan(batch, totals, generator), now
+    plan = built.plan(batch, totals, generator)
+    part = Totals.of(batch)
+    if any(getattr(plan.totals, name) < getattr(part, name) for name in ("prompts", "rollouts", "tokens")):
+        raise ValueError(f"totals: {plan.totals} of the step are fewer than those of this part, {part}")
+    return built, logp_QKT, plan, now
+
+
+def _flags(name: str, x: Tensor) -> Tensor:
+    """``x`` as bool. Raises ValueError when it is anything but yes or no."""
+    if x.dtype != torch.bool and not bool(((x == 0) | (x == 1)).all()):
+        raise ValueError(f"{name}: expected true and false, or 1 and 0")
+    return x.bool()
 
 
 def _warn_of_half_precision(**logps: Tensor | None) -> None:
     for name, logp in logps.items():
         if logp is not None and logp.dtype in (torch.float16, torch.bfloat16):
             warnings.warn(
-                f"{name} is {logp.dtype}: rounded by about 1e-2 nats a token, more than GSPO's whole clip range; "
+                f"{name} is {logp.dtype}, whose rounding exceeds GSPO's whole clip range: "
                 "take the log-softmax of logits.float()",
                 stacklevel=4,
             )
@@ -182,9 +211,20 @@ def _by_name(name: str, hyperparameters: dict[str, Any]) -> Objective:
     return objective_by_name(name, **hyperparameters)
 
 
-def _check_shapes(batch: Batch, logp_QKT: Tensor) -> None:
+def _check(batch: Batch, logp_QKT: Tensor) -> None:
+    """Raise ValueError when shapes do not fit, a mask is not of 0 and 1, or a reward is no number."""
     for field in fields(batch):
         x = getattr(batch, field.name)
         expected = logp_QKT.shape if field.name.endswith("_QKT") else logp_QKT.shape[:2]
         if x is not None and x.shape != expected:
             raise ValueError(f"{field.name}: expected {list(expected)} beside log-probs, found {list(x.shape)}")
+    mask_QKT = batch.mask_QKT
+    if mask_QKT.numel():
+        low, high = mask_QKT.aminmax()
+        ones = float(mask_QKT.sum(dtype=torch.float64)) == int(
+            mask_QKT.count_nonzero()
+        )  # what lies between 0 and 1 sums to less
+        if low < 0 or high > 1 or not ones:
+            raise ValueError("mask: expected 1 on response tokens and 0 elsewhere")
+    if not bool((batch.reward_QK.isfinite() | ~batch.present_QK).all()):
+        raise ValueError("reward: not a finite number")

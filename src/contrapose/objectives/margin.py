@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from contrapose.objectives.plan import Plan
+from contrapose.objectives.plan import Plan, require
 from contrapose.types import Now
 
 
@@ -28,6 +28,9 @@ class RewardGap:
 
     alpha: float = 0.5
 
+    def __post_init__(self) -> None:
+        require(self.alpha >= 0, f"alpha must be at least 0, found {self.alpha}")
+
     def __call__(self, plan: Plan, now: Now) -> Tensor:
         reward_QK = plan.batch.reward_QK
         best_Q1 = reward_QK.masked_fill(~plan.batch.present_QK, -math.inf).amax(1, keepdim=True)
@@ -40,6 +43,9 @@ class Constant:
 
     gap: float
 
+    def __post_init__(self) -> None:
+        require(self.gap >= 0, f"a margin must be at least 0, found {self.gap}")
+
     def __call__(self, plan: Plan, now: Now) -> Tensor:
         return torch.where(plan.side_QK < 0, self.gap, torch.zeros_like(plan.batch.reward_QK))
 
@@ -50,6 +56,10 @@ class Cosine:
 
     M: float = 0.01
     warmup: float = 0.3
+
+    def __post_init__(self) -> None:
+        require(self.M >= 0, f"M must be at least 0, found {self.M}")
+        require(self.warmup >= 0, f"warmup must be at least 0, found {self.warmup}")
 
     def __call__(self, plan: Plan, now: Now) -> Tensor:
         risen = min(now.progress / self.warmup, 1.0) if self.warmup > 0 else 1.0

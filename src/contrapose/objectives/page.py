@@ -42,12 +42,36 @@ totals = contrapose.Totals(prompts=4, rollouts=32, tokens=9000, log_ratio=-1.5) 
 credit = contrapose.credit(objective, logp, old_logp=old_logp, mask=mask, reward=reward, totals=totals)
 ```
 
-Your own objective is a composition too: `contrapose.Objective(aggregate, score, margin, contrast, trust)`, with factors
-from `contrapose.objectives` or functions of the same shape. Every factor says what it couples (`token`,
-`rollout`, `group`, `step`); up to `rollout`, training needs no first pass for scores.
+Your own objective is a composition too. Score, contrast and trust say what they couple (`token`, `rollout`, `group`,
+`step`); up to `rollout`, training needs no first pass for scores:
 
-Groups that cannot contribute (no positive, no negative, equal rewards) get no contrast credit and stay in the
-denominator; trust terms still act on their tokens. An empty completion has no score and no credit.
+```python
+from dataclasses import dataclass
+from typing import ClassVar
+
+import contrapose
+from contrapose.objectives.aggregate import rollout_mean
+from contrapose.objectives.contrast import NCE
+
+
+@dataclass(frozen=True)
+class Probability:
+    coupling: ClassVar[str] = "token"
+
+    def __call__(self, logp_QKT, plan):
+        return (plan.weight_QKT * logp_QKT.exp()).sum(-1)
+
+
+mine = contrapose.Objective(rollout_mean, Probability(), margin=None, contrast=NCE("correct", tau=0.5), trust=None)
+credit = contrapose.credit(mine, logp, mask=mask, reward=reward)
+```
+
+Groups that a contrast cannot use (no positive, no negative, equal rewards) get no credit from it and stay in the
+denominator (`reinforce` has no baseline and uses them all); trust terms still act on their tokens. An empty completion
+has no score and no credit.
+
+At theta = pi_old, that is with one update a batch, the ratio objectives are alike: up to its weight for a token, the
+credit of GRPO, DAPO, GSPO, GMPO, CISPO and SAPO is the same.
 """
 
 

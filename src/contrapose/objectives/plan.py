@@ -39,7 +39,7 @@ class Totals:
         return cls(
             prompts=int(batch.present_QK.any(1).sum()),
             rollouts=int(batch.present_QK.sum()),
-            tokens=int(batch.mask_QKT.sum()),
+            tokens=int(batch.mask_QKT.count_nonzero()),
         )
 
 

@@ -141,6 +141,8 @@ class KLHinge(Unadapted):
     def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
         tokens, part = max(1, plan.totals.tokens), -log_ratio(logp_QKT, plan).sum()
         kl = float(part.detach() if plan.totals.log_ratio is None else -plan.totals.log_ratio) / tokens
-        excess = 0.0 if kl <= self.delta else kl - self.delta
+        if kl <= self.delta or now.kl_coef == 0:
+            return part.new_zeros(())
+        excess = kl - self.delta
         share = float(plan.batch.mask_QKT.sum()) / tokens
         return now.kl_coef * excess * ((part - part.detach()) / tokens + share * excess / 2)

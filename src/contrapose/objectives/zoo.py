@@ -86,7 +86,7 @@ def _required(name: str) -> tuple[str, ...]:
 def _describe(name: str) -> ObjectiveInfo:
     make, required = ZOO[name], _required(name)
     paper, equation, credit, disagreement = (inspect.getdoc(make) or "").split("\n\n")
-    built = make(**dict.fromkeys(required, math.nan))
+    built = make(**dict.fromkeys(required, math.inf))  # to read its factors, not to be used
     parameters = inspect.signature(make).parameters.values()
     return ObjectiveInfo(
         name=name,
@@ -94,7 +94,7 @@ def _describe(name: str) -> ObjectiveInfo:
         equation=equation,
         credit=" ".join(credit.split()).removeprefix("Credit: "),
         disagreement=" ".join(disagreement.split()).removeprefix("Disagreement: "),
-        factors={key: text.replace("=nan", "") for key, text in built.factors().items()},
+        factors={key: text.replace("=inf", "") for key, text in built.factors().items()},
         kinds=built.factors(settings=False),
         defaults={p.name: p.default for p in parameters if p.name not in required},
         required=required,

@@ -27,8 +27,9 @@ class Thresholds:
     training and mastery. ``patience`` is how many visits in a row must be mastered. Mastery is tested first, as in
     Algorithm 1; ``t_master = 1`` switches it off.
 
-    ``mode`` ``"none"`` trains every drawn group, ``"variance"`` every one whose rewards differ (DAPO's dynamic sampling
-    by its metric ``seq_reward``; by ``acc`` it is the band with ``t_easy`` 0.99 and mastery off).
+    ``mode`` ``"none"`` trains every drawn group. ``"variance"`` puts in place of the band whether the rewards differ:
+    with mastery off, DAPO's dynamic sampling by its metric ``seq_reward``. By its default, ``acc``, that is the band
+    with ``t_easy`` 0.99 (up to K = 100) and mastery off.
     """
 
     mode: Literal["band", "variance", "none"] = "band"
@@ -58,15 +59,15 @@ class Thresholds:
         """What becomes of a drawn group, patience aside."""
         if self.mode == "none":
             return "train"
-        if self.mode == "variance":
-            rewards = [v.reward for v in group.verdicts]
-            equal = max(rewards) - min(rewards) <= SAME_REWARD
-            return "train" if not equal else "too_easy" if group.correct else "too_hard"
         rho = self.rho_of(group)
         if self.require_correct and group.correct == 0:
             return "too_hard"
         if rho > self.t_master:
             return "mastered"
+        if self.mode == "variance":
+            rewards = [v.reward for v in group.verdicts]
+            equal = max(rewards) - min(rewards) <= SAME_REWARD
+            return "train" if not equal else "too_easy" if group.correct else "too_hard"
         return "too_hard" if rho <= self.t_hard else "train" if rho <= self.t_easy else "too_easy"
 
 

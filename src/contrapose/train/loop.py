@@ -84,7 +84,7 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
             )
             kl = kl_seen(pushed, plan)
             updates.append(update_row(run.objective, plan, pushed, run.now, kl, norm))
-            if config.diagnose.every and step % config.diagnose.every == 0:
+            if config.diagnose.every and (step + 1) % config.diagnose.every == 0:
                 again_QKT = logp_of(minibatch, run.logprobs, config.batch.max_tokens)
                 updates[-1] |= after_row(run.objective, plan, again_QKT)
             for row in trained_rows(step + 1, minibatch, run.objective, run.others, plan, pushed, run.now):

@@ -29,7 +29,7 @@ from contrapose.types import Now
 
 OVER_UPDATES = (
     *("margin", "margin_share", "effective_negatives", "score_gap", "logp_positive", "logp_negative"),
-    *("likelihood_auc", "likelihood_auc_after", "pull", "push", "grad_norm"),
+    *("score_gap_after", "likelihood_auc", "likelihood_auc_after", "pull", "push", "grad_norm"),
 )
 """What a step's row repeats of its updates, as a mean."""
 
@@ -83,19 +83,24 @@ def after_row(objective: Objective, plan: Plan, logp_QKT: Tensor) -> dict[str, f
 def _contrast(objective: Objective, plan: Plan, logp_QKT: Tensor, now: Now) -> dict[str, float | None]:
     """Who pushed whom: of the contrast alone, whatever the score and the trust region."""
     score_QK = objective.scores(logp_QKT, plan)
-    margin_QK = objective.margin(plan, now) if objective.margin else torch.zeros_like(score_QK)
-    credit_QK = score_credit_of(objective, score_QK + margin_QK, plan)
+    margin_QK = objective.margin(plan, now) if objective.margin else None
+    raised_QK = score_QK if margin_QK is None else score_QK + margin_QK
+    credit_QK = score_credit_of(objective, raised_QK, plan)
     tau = objective.contrast.temperature
-    p = p_positive(score_QK + margin_QK, plan, tau) if tau else score_QK.new_zeros(0)
+    p = p_positive(raised_QK, plan, tau) if tau else score_QK.new_zeros(0)
     low, middle, high = torch.quantile(p, p.new_tensor([0.1, 0.5, 0.9])).tolist() if len(p) else (None, None, None)
     return {
         "p_positive_10": low,
         "p_positive_50": middle,
         "p_positive_90": high,
         "effective_negatives": _mean(effective_negatives(credit_QK, plan)),
-        "margin": _mean(margin_QK[plan.side_QK < 0]),
-        "margin_share": margin_share(credit_QK, score_credit_of(objective, score_QK, plan)),
+        "margin": 0.0 if margin_QK is None else _mean(margin_QK[plan.side_QK < 0]),
+        "margin_share": 0.0 if margin_QK is None else _margin_share(objective, score_QK, credit_QK, plan),
     }
+
+
+def _margin_share(objective: Objective, score_QK: Tensor, credit_QK: Tensor, plan: Plan) -> float | None:
+    return margin_share(credit_QK, score_credit_of(objective, score_QK, plan)) if credit_QK.any() else None
 
 
 def step_row(

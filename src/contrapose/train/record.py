@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from contrapose.objectives.credit import credit_of
+from contrapose.objectives.credit import credit_of, log_ratio_sum
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
-from contrapose.objectives.score import log_ratio
 from contrapose.prompts.pool import Thresholds
 from contrapose.rollout.sampler import seed_of
 from contrapose.train.collate import Minibatch
@@ -64,15 +63,15 @@ def trained_rows(
     now: Now,
 ) -> Iterator[dict[str, Any]]:
     """The rows of the groups of one update: scores, summed credits, and for one in ``DETAILED`` every token."""
-    score_QK = objective.scores(pushed.logp_QKT, plan)
-    credit_QK = pushed.credit_QKT.sum(-1)
-    totals = replace(plan.totals, log_ratio=float(log_ratio(plan.masked(pushed.logp_QKT), plan).sum()))
+    scores = objective.scores(pushed.logp_QKT, plan).tolist()
+    credits = pushed.credit_QKT.sum(-1).tolist()
     for q, group in enumerate(minibatch.groups):
         row = group_row(step, group, "train")
         for k, rollout in enumerate(row["rollouts"]):
-            rollout |= {"score": float(score_QK[q, k]), "credit": float(credit_QK[q, k])}
+            rollout |= {"score": scores[q][k], "credit": credits[q][k]}
         if seed_of("detail", step, group.prompt.id) % DETAILED == 0:
             one = minibatch.groups_from(q, q + 1).batch
+            totals = replace(plan.totals, log_ratio=log_ratio_sum(pushed.logp_QKT, plan))
             row["others"] = {}
             for name, other in others.items():
                 other_plan = other.plan(one, totals)

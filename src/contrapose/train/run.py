@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import subprocess
@@ -99,7 +98,7 @@ class Run:
             config.reward.scheme,
             truncated_is_wrong=config.reward.truncated == "wrong",
             limit=config.rollout.max_tokens,
-            cache=math.ceil(config.reward.overlong * config.rollout.max_tokens),
+            cache=round(config.reward.overlong * config.rollout.max_tokens),
         )
         self.sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_tokens)
         self.optimizer = torch.optim.AdamW(

@@ -71,13 +71,14 @@ def conspo(
 ) -> Objective:
     """ConSPO (arXiv 2605.12969, Eq. 15-16): InfoNCE on length-normalised log-likelihoods, correct against wrong.
 
-    J = mean_i tau log[ e^{(s_i - m_t)/tau} / (e^{(s_i - m_t)/tau} + sum_j e^{s_j/tau}) ]
-    s = (1/L) sum_t m log pi_theta,  m_t = M/2 (1 - cos(pi min(progress / warmup, 1)))
+    J = mean_i tau log[ e^{(s_i - M')/tau} / (e^{(s_i - M')/tau} + sum_j e^{s_j/tau}) ]
+    s = (1/L) sum_t m log pi_theta,  margin M' = M/2 (1 - cos(pi min(progress / warmup, 1)))
 
     Credit: m (1 - P_i) / (L N+) on positives, -m q_j mean_i(1 - P_i) / L on negatives, q = softmax of their s/tau.
 
-    Disagreement: no code is released. The clip range of "w/o log-likelihood scores" is not stated (here 0.2), and "w/o
-    contrastive objective" (`linear`) also changes a group's weight to sqrt(p (1-p)), so that row shows two changes.
+    Disagreement: no code is released, and no number of updates a batch is stated. The clip range of "w/o
+    log-likelihood scores" is not stated (here 0.2), and "w/o contrastive objective" (`linear`) also changes a
+    group's weight to sqrt(p (1-p)), so that row shows two changes.
     """
     scores: dict[str, Score] = {"log_prob": LogProb(), "clipped_ratio": ClippedRatio(epsilon, epsilon)}
     contrasts: dict[str, Contrast] = {"nce": NCE("correct", tau), "linear": Linear(ZScore(0, 0.0), "correct")}

@@ -26,7 +26,7 @@ def reinforce() -> Objective:
 
     Credit: r m.
 
-    Disagreement: none; a group of equal rewards is pulled (or pushed) as a whole, as the equation says.
+    Disagreement: none. A group of equal rewards is pulled or pushed as a whole, as the equation says.
     """
     return Objective(aggregate=token_sum, score=LogProb(), margin=None, contrast=Linear(raw), trust=None)
 
@@ -39,8 +39,8 @@ def rloo() -> Objective:
 
     Credit: A m.
 
-    Disagreement: the paper subtracts a KL from the reward, left out here. TRL's RLOO does so too (0.05), and clips a
-    sequence ratio at 0.2.
+    Disagreement: the paper subtracts a KL from the reward, and TRL's RLOO as well (0.05); here there is none. TRL also
+    clips a sequence ratio at 0.2.
     """
     return Objective(aggregate=token_sum, score=LogProb(), margin=None, contrast=Linear(leave_one_out), trust=None)
 
@@ -61,8 +61,8 @@ def grpo(
 
     Credit: m [ A rho u - beta (1 - e^{l_ref - l}) ] / L, u = 0 where the clip bites, else 1.
 
-    Disagreement: the paper states no clip, ddof or eps, and beta 0.04 (`reference_coef`; 0 here, as in most
-    codes today); verl averages over all tokens by default; TRL defaults to DAPO's loss and multiplies its KL by rho.
+    Disagreement: the paper states no clip, ddof or eps; its beta is 0.04 (`reference_coef`; 0 here, as in most codes
+    today). By default, verl averages over all tokens and has dual_clip = 3; TRL's loss is DAPO's, and its KL times rho.
     """
     return Objective(
         aggregate=rollout_mean,
@@ -172,8 +172,8 @@ def cispo(*, cap: float = 5.0, std_ddof: int = 1, std_eps: float = 1e-6) -> Obje
 
     Credit: m A min(rho, cap) / (all tokens). The value of J means nothing.
 
-    Disagreement: the paper never states its cap; 5.0 is ScaleRL's, verl's example has 1.2 (its defaults also a floor of
-    0.8). TRL's epsilon_high is the cap itself, as here, and 0.2 if left unset.
+    Disagreement: the paper divides by each group's tokens, codes by the step's, as here. It never states its cap; 5.0
+    is ScaleRL's, verl's example has 1.2 (its defaults also a floor of 0.8), and TRL's is 0.2 if left unset.
     """
     return Objective(
         aggregate=token_mean,
