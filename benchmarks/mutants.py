@@ -64,9 +64,9 @@ MUTANTS = {
     "softmax over negatives": ("contrast", "everyone_Q1 = log_sum_exp(score_QK, plan.side_QK != 0)", "everyone_Q1 = log_sum_exp(score_QK, plan.side_QK < 0)"),
     "pairs upside down": ("contrast", "score_QK.unsqueeze(2) - score_QK.unsqueeze(1)", "score_QK.unsqueeze(1) - score_QK.unsqueeze(2)"),
     "random pair always the first": ("contrast", "lot_QK = torch.rand(side_QK.shape, generator=generator, dtype=torch.float64)", "lot_QK = torch.zeros(side_QK.shape, dtype=torch.float64)"),
-    "DRO without tau outside": ("contrast", "hardest_Q = self.tau * (", "hardest_Q = ("),
+    "DRO without tau outside": ("contrast", "negatives_Q = self.tau * (", "negatives_Q = ("),
     "DRO sums its negatives": ("contrast", " - several_Q.log())", ")"),
-    "DRO upside down": ("contrast", "(mean_of(score_QK, plan.side_QK > 0) - hardest_Q)", "(mean_of(score_QK, plan.side_QK > 0) + hardest_Q)"),
+    "DRO upside down": ("contrast", "(mean_of(score_QK, plan.side_QK > 0) - negatives_Q)", "(mean_of(score_QK, plan.side_QK > 0) + negatives_Q)"),
     "mean sum": ("contrast", "mean_of(score_QK, plan.side_QK > 0) - mean_of(score_QK, plan.side_QK < 0)", "mean_of(score_QK, plan.side_QK > 0) + mean_of(score_QK, plan.side_QK < 0)"),
     "advantage of the wrong thing": ("contrast", 'batch.reward_QK if self.of == "reward" else', 'batch.reward_QK if self.of != "reward" else'),
     "linear without its denominator": ("contrast", ".sum(1) * (plan.totals.prompts / max(1, plan.totals.rollouts))", ".sum(1)"),
@@ -85,7 +85,7 @@ MUTANTS = {
     "reference penalty unweighted": ("trust", "(plan.weight_QKT * k3(d_QKT)).sum()", "k3(d_QKT).sum()"),
     "hinge upside down": ("trust", "-log_ratio(logp_QKT, plan).sum()", "log_ratio(logp_QKT, plan).sum()"),
     "hinge of twice the slope": ("trust", "excess * ((part - part.detach()) / tokens", "excess * (2 * (part - part.detach()) / tokens"),
-    "hinge never closed": ("trust", "0.0 if kl <= self.delta else kl - self.delta", "kl - self.delta"),
+    "hinge never closed": ("trust", "if kl <= self.delta or now.kl_coef == 0:", "if now.kl_coef == 0:"),
     "hinge of the part at hand": ("trust", "part.detach() if plan.totals.log_ratio is None else -plan.totals.log_ratio", "part.detach()"),
     # objective, plan and credit
     "trust added": ("objective", "J - self.trust(logp_QKT, plan, now)", "J + self.trust(logp_QKT, plan, now)"),
@@ -94,34 +94,43 @@ MUTANTS = {
     "absent rollouts counted": ("plan", "rollouts=int(batch.present_QK.sum())", "rollouts=batch.present_QK.numel()"),
     "absent tokens counted": ("credit", "mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1)", "mask_QKT=batch.mask_QKT"),
     "descent for ascent": ("credit", "return credit_QKT.contiguous()", "return -credit_QKT.contiguous()"),
-    "step sums of one chunk": ("credit", "total += float(", "total = float("),
+    "step sums of one chunk": ("credit", "total += log_ratio(", "total = log_ratio("),
+    "hinge of a part without the step's sum": ("credit", "if plan.totals.tokens != int(plan.batch.mask_QKT.count_nonzero()):", "if False:"),
+    "token weight left out": ("credit", "plan.masked(credit_QKT * token_weight.to(credit_QKT))", "credit_QKT"),
 }  # fmt: skip
 
 
-def killed(file: str, old: str, new: str) -> bool:
-    """Whether the tests fail under one replacement. Raises when it does not apply exactly once."""
+def failing(file: str = "", old: str = "", new: str = "") -> bool:
+    """Whether a test fails under one replacement, or under none. Raises when nothing could be tested.
+
+    An import error or a replacement that does not apply exactly once proves nothing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "src"
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
-        path = source / "contrapose" / "objectives" / f"{file}.py"
-        text = path.read_text()
-        if text.count(old) != 1:
-            raise SystemExit(f"{file}.py: {old!r} stands there {text.count(old)} times, not once")
-        path.write_text(text.replace(old, new))
+        if file:
+            path = source / "contrapose" / "objectives" / f"{file}.py"
+            text = path.read_text()
+            if text.count(old) != 1:
+                raise SystemExit(f"{file}.py: {old!r} stands there {text.count(old)} times, not once")
+            path.write_text(text.replace(old, new))
         environment = {**os.environ, "PYTHONPATH": str(source), "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "tests/objectives"]
+        command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-o", "addopts=", "tests/objectives"]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1):
-        raise SystemExit(done.stdout[-2000:])
+    summary = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else done.stderr
+    if done.returncode not in (0, 1) or "error" in summary:
+        raise SystemExit(f"{old!r} -> {new!r}: {summary}")
     return done.returncode == 1
 
 
 if __name__ == "__main__":
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     survivors, start = [], time.perf_counter()
+    if failing():
+        raise SystemExit("tests/objectives fails without any mutant")
     chosen = {name: mutant for name, mutant in MUTANTS.items() if wanted in name}
     for name, mutant in chosen.items():
-        dead = killed(*mutant)
+        dead = failing(*mutant)
         survivors += [] if dead else [name]
         print(f"{'killed' if dead else 'SURVIVED':<9} {mutant[0]:<10} {name}", flush=True)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants killed in {time.perf_counter() - start:.0f} s")

@@ -1,11 +1,15 @@
 """The gradient of a mini-batch does not know how it was cut."""
 
 import random
+from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
 
-from contrapose.objectives.zoo import objective
+from contrapose.objectives.objective import Objective
+from contrapose.objectives.plan import Plan
+from contrapose.objectives.zoo import ZOO, objective
 from contrapose.policy.logprobs import LogProbs, Row
 from contrapose.train.collate import Minibatch, collate, micro_batches
 from contrapose.train.update import NumericalStop, accumulate, update
@@ -16,14 +20,54 @@ OBJECTIVES = {
     "rence": {},
     "rence, strong KL": {"kl_coef": 1.0},
     "rence, sequence KL": {"kl_coef": 1.0, "kl_aggregate": "sequence"},
+    "rence, summed KL": {"kl_coef": 1.0, "kl_aggregate": "sequence_sum"},
+    "rence, no KL, constant margin, correct": {"trust": None, "margin": "constant", "positives": "correct"},
     "rence, softmax": {"contrast": "softmax", "margin": None},
     "rence, all pairs": {"contrast": "all_pairs"},
+    "rence, random pair": {"contrast": "random_pair"},
     "conspo": {"tau": 0.5},
+    "conspo, fixed margin": {"tau": 0.5, "margin": "constant", "M": 0.5},
     "conspo, linear": {"contrast": "linear"},
     "conspo, clipped ratio": {"score": "clipped_ratio", "tau": 0.5},
+    "conspo, linear, clipped ratio": {"contrast": "linear", "score": "clipped_ratio"},
+    "disco": {"tau": 0.5, "delta": 0.0, "hinge": 2.0},
+    "disco, ratio": {"score": "ratio", "delta": 0.0, "hinge": 90.0},
+    "disco, hinge asleep": {"delta": 99.0},
+    "disco_b": {"delta": 0.0, "hinge": 2.0},
+    "disco_b, ratio": {"score": "ratio", "delta": 0.0, "hinge": 90.0},
+    "dpo": {"beta": 1.0},
+    "dpo, random pair": {"beta": 1.0, "contrast": "random_pair"},
+    "dpo, initial": {"beta": 1.0, "reference": "initial"},
     "grpo": {},
     "grpo with a reference": {"reference_coef": 0.5},
+    "grpo, dual clip": {"dual_clip": 1.5, "clip_low": 0.9, "clip_high": 9.0},
+    "dapo": {},
+    "dapo, mean of groups": {"aggregate": "token_mean_group"},
+    "dr_grpo": {"length": 9.0},
+    "gspo": {"clip_low": 0.9, "clip_high": 9.0},
+    "gspo, biting": {"clip_low": 0.1, "clip_high": 0.1},
+    "gmpo": {"clip_low": 9.0, "clip_high": 9.0},
+    "gmpo, biting": {},
+    "cispo": {},
+    "cispo, capped": {"cap": 0.5},
+    "sapo": {},
+    "rloo": {},
+    "reinforce": {},
 }
+NO_FIRST_PASS = [
+    name for name in OBJECTIVES if "linear" in name or not name.startswith(("rence", "conspo", "disco", "dpo"))
+]
+"""Those whose credit asks no other rollout for its log-probs: advantages are known beforehand."""
+HINGED = [name for name in OBJECTIVES if name.startswith("disco") and "asleep" not in name]
+
+
+def built_as(name: str) -> Objective:
+    return objective(name.split(",", maxsplit=1)[0].split(" ", maxsplit=1)[0], **OBJECTIVES[name])
+
+
+def drawn(built: Objective, batch: Minibatch) -> Plan:
+    """The plan, with the same pairs at each call where pairs are drawn."""
+    return built.plan(batch.batch, generator=torch.Generator().manual_seed(3))
 
 
 def tiny_model(seed: int = 0) -> torch.nn.Module:
@@ -47,7 +91,8 @@ def groups(count: int = 4, k: int = 8, seed: int = 0) -> list[Group]:
     return out
 
 
-def minibatch(logprobs: LogProbs) -> Minibatch:
+@cache
+def minibatch() -> Minibatch:
     """A mini-batch whose old and reference policies are other models."""
     batch, _ = collate(groups(), LogProbs(tiny_model(1)), max_tokens=64, reference=LogProbs(tiny_model(2)))
     return batch
@@ -57,10 +102,10 @@ def gradient_of(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-def whole_gradient(model: torch.nn.Module, built, batch: Minibatch) -> torch.Tensor:
-    """One backward of -J through the plain model, all rows at once."""
+def whole(model: torch.nn.Module, built: Objective, batch: Minibatch) -> tuple[torch.Tensor, float]:
+    """The gradient of one backward of -J through the plain model, all rows at once; and J."""
     model.zero_grad()
-    plan = built.plan(batch.batch)
+    plan = drawn(built, batch)
     rows, (Q, K, T) = batch.rows, plan.weight_QKT.shape
     width = max(r.length for r in rows)
     ids = torch.tensor([[*r.prompt, *r.response, *[0] * (width - r.length)] for r in rows])
@@ -69,56 +114,72 @@ def whole_gradient(model: torch.nn.Module, built, batch: Minibatch) -> torch.Ten
     for n, row in enumerate(rows):
         for t, token in enumerate(row.response):
             dense = dense.index_put((torch.tensor(n), torch.tensor(t)), logp[n, len(row.prompt) + t - 1, token])
-    (-built(dense.view(Q, K, T), plan, built.start())).backward()
-    return gradient_of(model)
+    J = built(dense.view(Q, K, T), plan, built.start())
+    (-J).backward()
+    return gradient_of(model), float(J.detach())
+
+
+@cache
+def whole_of(name: str) -> tuple[torch.Tensor, float]:
+    return whole(tiny_model(), built_as(name), minibatch())
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 @pytest.mark.parametrize("micro", [1, 3, 8, 32])
 def test_any_micro_batch_split_gives_the_same_gradient(name, micro):
     """Micro-batches of 1, 3, 8 rollouts and the whole, shuffled across groups, theta away from theta_old."""
-    built = objective(name.split(",")[0].split(" ")[0], **OBJECTIVES[name])
-    model = tiny_model()
-    logprobs = LogProbs(model)
-    batch = minibatch(logprobs)
-    expected = whole_gradient(model, built, batch)
+    built = built_as(name)
+    model, batch = tiny_model(), minibatch()
+    expected, J = whole_of(name)
     order = random.Random(7).sample(range(len(batch.rows)), len(batch.rows))
     split = [order[i : i + micro] for i in range(0, len(order), micro)]
-    model.zero_grad()
-    accumulate(logprobs, built, batch, built.plan(batch.batch), built.start(), split, fresh=False)
+    pushed = accumulate(LogProbs(model), built, batch, drawn(built, batch), built.start(), split, fresh=False)
     found = gradient_of(model)
     assert expected.norm() > 1e-4
     assert (found - expected).norm() / expected.norm() < 1e-10
+    assert pytest.approx(J, rel=1e-10) == pushed.J
 
 
-@pytest.mark.parametrize("name", ["rence", "conspo", "grpo"])
-def test_a_fresh_update_needs_no_first_pass(name):
+def test_every_objective_is_here():
+    assert {built.split(",")[0].split(" ")[0] for built in OBJECTIVES} == set(ZOO)
+
+
+@pytest.mark.parametrize("name", HINGED)
+def test_the_hinge_bites_in_these_steps(name):
+    """The step's KL is above delta: without the hinge the gradient would be another."""
+    (held, _), (bare, _) = whole_of(name), whole(tiny_model(), replace(built_as(name), trust=None), minibatch())
+    assert (held - bare).norm() > 0.1 * held.norm()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_fresh_update_needs_no_first_pass(name, monkeypatch):
     """At theta = theta_old the old log-probs are the scores: same gradient, and no forward without grad."""
-    built, model = objective(name), tiny_model()
+    built, model = built_as(name), tiny_model()
     logprobs = LogProbs(model)
-    batch, _ = collate(groups(), logprobs, max_tokens=64)
+    batch, _ = collate(groups(), logprobs, max_tokens=64, reference=LogProbs(tiny_model(2)))
     micro = micro_batches(batch.rows, 64)
-    gradients = []
-    for fresh in (True, False):
+    results = []
+    for fresh in (False, True):
         model.zero_grad()
-        accumulate(logprobs, built, batch, built.plan(batch.batch), built.start(), micro, fresh=fresh)
-        gradients.append(gradient_of(model))
-    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-14)
+        if fresh:
+            monkeypatch.setattr(LogProbs, "without_grad", None)
+        pushed = accumulate(logprobs, built, batch, drawn(built, batch), built.start(), micro, fresh=fresh)
+        results.append((gradient_of(model), pushed.credit_QKT, torch.tensor(pushed.J, dtype=torch.float64)))
+    torch.testing.assert_close(*results, rtol=1e-8, atol=1e-12)
+    assert results[0][0].norm() > 1e-4
 
 
-def test_only_group_objectives_pay_for_a_first_pass(monkeypatch):
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_only_objectives_that_couple_rollouts_pay_for_a_first_pass(name, monkeypatch):
     passes = []
     original = LogProbs.without_grad
+    logprobs, built = LogProbs(tiny_model()), built_as(name)
+    batch = minibatch()
     monkeypatch.setattr(
         LogProbs, "without_grad", lambda self, rows, **kw: passes.append(1) or original(self, rows, **kw)
     )
-    logprobs = LogProbs(tiny_model())
-    batch = minibatch(logprobs)
-    for name, expected in (("grpo", 0), ("conspo", 1)):
-        built = objective(name)
-        passes.clear()
-        accumulate(logprobs, built, batch, built.plan(batch.batch), built.start(), [list(range(32))], fresh=False)
-        assert len(passes) == expected
+    accumulate(logprobs, built, batch, drawn(built, batch), built.start(), [list(range(32))], fresh=False)
+    assert len(passes) == (0 if name in NO_FIRST_PASS else 1)
 
 
 def test_the_token_weight_scales_the_credit():

@@ -48,9 +48,13 @@ def partition(batch: Batch, positives: Positives) -> Tensor:
 
 
 def log_sum_exp(x_QK: Tensor, among_QK: Tensor) -> Tensor:
-    """Log-sum-exp over the rollouts ``among_QK``, ``[Q]``; rows with none are finite and to be thrown away."""
+    """Log-sum-exp over the rollouts ``among_QK``, ``[Q]``; rows with none are finite and to be thrown away.
+
+    Rollouts that are impossible (-inf) have no share, even where there are no others.
+    """
     none_Q1 = ~among_QK.any(1, keepdim=True)
-    return x_QK.masked_fill(~(among_QK | none_Q1), -math.inf).logsumexp(1)
+    finite_QK = x_QK.clamp(min=torch.finfo(x_QK.dtype).min / 4)
+    return finite_QK.masked_fill(~(among_QK | none_Q1), -math.inf).logsumexp(1)
 
 
 @dataclass(frozen=True)
