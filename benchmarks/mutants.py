@@ -70,6 +70,7 @@ MUTANTS = {
     "mean sum": ("contrast", "mean_of(score_QK, plan.side_QK > 0) - mean_of(score_QK, plan.side_QK < 0)", "mean_of(score_QK, plan.side_QK > 0) + mean_of(score_QK, plan.side_QK < 0)"),
     "advantage of the wrong thing": ("contrast", 'batch.reward_QK if self.of == "reward" else', 'batch.reward_QK if self.of != "reward" else'),
     "linear without its denominator": ("contrast", ".sum(1) * (plan.totals.prompts / max(1, plan.totals.rollouts))", ".sum(1)"),
+    "zero times infinity": ("contrast", "score_QK.masked_fill(plan.advantage_QK == 0, 0.0)", "score_QK"),
     "worst for best": ("contrast", "right_QK = reward_QK >= reward_QK.amax", "right_QK = reward_QK < reward_QK.amax"),
     "empty completions take sides": ("contrast", "batch.present_QK & (batch.mask_QKT.sum(-1) > 0)", "batch.present_QK"),
     "dead groups alive": ("contrast", "positive_QK.any(1, keepdim=True) & negative_QK.any(1, keepdim=True)", "positive_QK.any(1, keepdim=True) | negative_QK.any(1, keepdim=True)"),

@@ -403,6 +403,18 @@ def test_an_unknown_objective_names_the_nearest():
     assert "did you mean 'rence'?" in refusal(None, "objective.name=rense")
 
 
+@pytest.mark.parametrize("name", ["abacus", "disco_ratio", "conspo/r1_qwen_7b/grpo"])
+def test_a_recipe_is_no_objective(name):
+    assert f"objective.name: {name!r} is unknown" in refusal(None, f"objective.name={name}")
+
+
+def test_a_circle_of_bases_is_found_however_it_is_written(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.toml").write_text('base = "../x/b.toml"\n')
+    (tmp_path / "x" / "b.toml").write_text('base = "../x/../x/a.toml"\n')
+    assert "base: expected the name of another recipe" in refusal(str(tmp_path / "x" / "a.toml"))
+
+
 def test_a_recipe_whose_objective_has_no_text_for_a_name(recipe):
     assert "objective" in refusal(recipe("[objective]\nname = 3\n" + OWN_TABLES))
 

@@ -106,3 +106,12 @@ def test_an_advantage_does_not_ask_for_the_likelihood(case, who):
     expected = contrapose.credit(name, kw["old_logp"], **kw, **arguments)
     torch.testing.assert_close(found[0, untouched], expected[0, untouched], rtol=1e-12, atol=0)
     assert expected[0, untouched].abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["reinforce", "rloo"])
+def test_an_impossible_rollout_without_an_advantage_is_worth_nothing(name):
+    """Nothing times minus infinity is nothing: the value stays a number."""
+    logp, kw = impossible([2, 3])
+    kw["reward"] = torch.zeros(1, 4)
+    J, found = both(name, logp, kw, {})
+    assert J == 0 and (found == 0).all()

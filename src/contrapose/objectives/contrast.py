@@ -73,12 +73,8 @@ class OneAgainstOther:
 
 
 @dataclass(frozen=True)
-class NCE(OneAgainstOther):
-    """``v = mean over positives i of tau log[ e^{s_i/tau} / (e^{s_i/tau} + sum over negatives j of e^{s_j/tau}) ]``.
-
-    ReNCE Eq. 1 (tau 1, positives the best) and ConSPO Eq. 15 (tau 10, positives the correct). Each positive is
-    contrasted with all negatives and with no other positive.
-    """
+class Tempered(OneAgainstOther):
+    """A contrast in which scores compete at a temperature."""
 
     tau: float = 1.0
 
@@ -88,6 +84,15 @@ class NCE(OneAgainstOther):
     @property
     def temperature(self) -> float | None:
         return self.tau
+
+
+@dataclass(frozen=True)
+class NCE(Tempered):
+    """``v = mean over positives i of tau log[ e^{s_i/tau} / (e^{s_i/tau} + sum over negatives j of e^{s_j/tau}) ]``.
+
+    ReNCE Eq. 1 (tau 1, positives the best) and ConSPO Eq. 15 (tau 10, positives the correct). Each positive is
+    contrasted with all negatives and with no other positive.
+    """
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         logit_QK = score_QK / self.tau
@@ -133,20 +138,13 @@ class RandomPair(OneAgainstOther):
 
 
 @dataclass(frozen=True)
-class DRO(OneAgainstOther):
+class DRO(Tempered):
     """``v = mean_i s_i - tau log( mean_j e^{s_j/tau} )``: the likelier a negative, the harder its push (DisCO).
 
     The positives' gate of NCE held wide open; a high ``tau`` makes it ``MeanDifference``.
     """
 
     tau: float = 10.0
-
-    def __post_init__(self) -> None:
-        require(self.tau > 0, f"tau must be above 0, found {self.tau}")
-
-    @property
-    def temperature(self) -> float | None:
-        return self.tau
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
         negative_QK = plan.side_QK < 0
@@ -190,4 +188,5 @@ class Linear:
         return advantage_QK.sign(), advantage_QK
 
     def __call__(self, score_QK: Tensor, plan: Plan) -> Tensor:
-        return (plan.advantage_QK * score_QK).sum(1) * (plan.totals.prompts / max(1, plan.totals.rollouts))
+        weighed_QK = score_QK.masked_fill(plan.advantage_QK == 0, 0.0)  # 0 times -inf is 0 here
+        return (plan.advantage_QK * weighed_QK).sum(1) * (plan.totals.prompts / max(1, plan.totals.rollouts))

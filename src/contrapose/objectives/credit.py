@@ -155,33 +155,38 @@ def _arrange(
         reward = correct
     _warn_of_half_precision(logp=logp_QKT, old_logp=old_logp, reference_logp=reference_logp)
     logp_QKT = logp_QKT.detach().to(torch.promote_types(logp_QKT.dtype, torch.float32))
-    here, shape_QK = logp_QKT.device, logp_QKT.shape[:2]
+    right = reward >= 1 - 1e-6 if correct is None else _flags("correct", correct)
+    there = torch.ones(logp_QKT.shape[:2]) if present is None else present
     batch = Batch(
         old_logp_QKT=logp_QKT if old_logp is None else old_logp.detach().to(logp_QKT),
         mask_QKT=torch.ones_like(logp_QKT) if mask is None else mask.to(logp_QKT),
         reward_QK=reward.to(logp_QKT),
-        correct_QK=(reward >= 1 - 1e-6 if correct is None else _flags("correct", correct)).to(here),
-        present_QK=torch.ones(shape_QK, dtype=torch.bool) if present is None else _flags("present", present),
+        correct_QK=right.to(logp_QKT.device),
+        present_QK=_flags("present", there).to(logp_QKT.device),
         reference_logp_QKT=None if reference_logp is None else reference_logp.detach().to(logp_QKT),
     )
-    batch = replace(batch, present_QK=batch.present_QK.to(here))
     _check(batch, logp_QKT)
     if present is not None:
         batch = replace(batch, mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1))
-    now = replace(built.start(), progress=progress)
-    if not 0 <= progress <= 1:
-        raise ValueError(f"progress: expected 0 to 1, found {progress}")
-    if kl_coef is not None:
-        if built.trust is None:
-            raise ValueError("kl_coef: this objective has no trust region whose coefficient it could be")
-        if kl_coef < 0:
-            raise ValueError(f"kl_coef: must be at least 0, found {kl_coef}")
-        now = replace(now, kl_coef=kl_coef)
+    now = _now(built, progress, kl_coef)
     plan = built.plan(batch, totals, generator)
     part = Totals.of(batch)
     if any(getattr(plan.totals, name) < getattr(part, name) for name in ("prompts", "rollouts", "tokens")):
         raise ValueError(f"totals: {plan.totals} of the step are fewer than those of this part, {part}")
     return built, logp_QKT, plan, now
+
+
+def _now(objective: Objective, progress: float, kl_coef: float | None) -> Now:
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress: expected 0 to 1, found {progress}")
+    now = replace(objective.start(), progress=progress)
+    if kl_coef is None:
+        return now
+    if objective.trust is None:
+        raise ValueError("kl_coef: this objective has no trust region whose coefficient it could be")
+    if kl_coef < 0:
+        raise ValueError(f"kl_coef: must be at least 0, found {kl_coef}")
+    return replace(now, kl_coef=kl_coef)
 
 
 def _flags(name: str, x: Tensor) -> Tensor:
@@ -221,10 +226,8 @@ def _check(batch: Batch, logp_QKT: Tensor) -> None:
     mask_QKT = batch.mask_QKT
     if mask_QKT.numel():
         low, high = mask_QKT.aminmax()
-        ones = float(mask_QKT.sum(dtype=torch.float64)) == int(
-            mask_QKT.count_nonzero()
-        )  # what lies between 0 and 1 sums to less
-        if low < 0 or high > 1 or not ones:
+        less = float(mask_QKT.sum(dtype=torch.float64)) != int(mask_QKT.count_nonzero())  # something in between
+        if low < 0 or high > 1 or less:
             raise ValueError("mask: expected 1 on response tokens and 0 elsewhere")
     if not bool((batch.reward_QK.isfinite() | ~batch.present_QK).all()):
         raise ValueError("reward: not a finite number")

@@ -63,7 +63,8 @@ def objective(name: str, **hyperparameters: Any) -> Objective:
     try:
         return ZOO[name](**hyperparameters)
     except ValueError as error:
-        raise ValueError(f"objective {name}: {error}") from None
+        given = ", ".join(f"{key}={value!r}" for key, value in hyperparameters.items())
+        raise ValueError(f"objective {name}({given}): {error}") from None
 
 
 def hyperparameters_of(name: str) -> list[str]:
