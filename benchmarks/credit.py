@@ -3,9 +3,9 @@
     python benchmarks/credit.py             # Q 32, K 8, T 1024, float32, every objective at its defaults
     python benchmarks/credit.py --memory    # Q 128, K 8, T 8192: peak of a process of its own for each
 
-The optimizer step is abacus's (8 groups of 8 rollouts of up to 64 tokens through a 0.3 M model), ReNCE's with its first
-pass. Everything is timed in turn, round by round, and the medians are shown; times are of the process (CPU), so that
-other work on the machine shows less. Threads: OMP_NUM_THREADS.
+The optimizer step is abacus's (8 groups of 8 rollouts of up to 64 tokens through its base model), ReNCE's with its
+first pass. Everything is timed in turn, round by round, on one thread, and the medians are shown; times are of the
+process (CPU), so that other work on the machine shows less.
 """
 
 import argparse
@@ -73,6 +73,7 @@ def optimizer_step(run: Run) -> Callable[[], object]:
 
 def times() -> None:
     """A line for each objective."""
+    torch.set_num_threads(1)
     step = tensors(32, 8, 1024)
     with tempfile.TemporaryDirectory() as folder, Run(resolve("abacus")[0], Path(folder) / "run") as run:
         timed: dict[str, Callable[[], object]] = {
@@ -89,7 +90,7 @@ def times() -> None:
                 f()
                 seconds[name].append(time.process_time() - start)
     median = {name: statistics.median(found) for name, found in seconds.items()}
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median CPU time of {ROUNDS}")
+    print(f"torch {torch.__version__}, one thread, median CPU time of {ROUNDS}")
     print(f"{'':<14}      ms  x masked sum  % of an optimizer step")
     for name, t in median.items():
         beside = t / median["masked sum"], 100 * t / median["optimizer step"]

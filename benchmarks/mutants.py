@@ -96,7 +96,7 @@ MUTANTS = {
     "absent tokens counted": ("credit", "mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1)", "mask_QKT=batch.mask_QKT"),
     "descent for ascent": ("credit", "return credit_QKT.contiguous()", "return -credit_QKT.contiguous()"),
     "step sums of one chunk": ("credit", "total += log_ratio(", "total = log_ratio("),
-    "hinge of a part without the step's sum": ("credit", "if plan.totals.tokens != int(plan.batch.mask_QKT.count_nonzero()):", "if False:"),
+    "hinge of a part without the step's sum": ("credit", "if plan.totals.tokens != tokens_of(plan.batch):", "if False:"),
     "token weight left out": ("credit", "plan.masked(credit_QKT * token_weight.to(credit_QKT))", "credit_QKT"),
 }  # fmt: skip
 

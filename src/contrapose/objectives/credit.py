@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from contrapose.objectives.objective import Objective
-from contrapose.objectives.plan import Plan, Totals
+from contrapose.objectives.plan import Plan, Totals, tokens_of
 from contrapose.objectives.score import log_ratio
 from contrapose.objectives.zoo import hyperparameters_of
 from contrapose.objectives.zoo import objective as objective_by_name
@@ -54,7 +54,7 @@ def with_sums(objective: Objective, logp_QKT: Tensor, plan: Plan) -> Plan:
     """The plan, with the step's sums over log-probs in its totals where the objective couples the step."""
     if objective.coupling != "step" or plan.totals.log_ratio is not None:
         return plan
-    if plan.totals.tokens != int(plan.batch.mask_QKT.count_nonzero()):
+    if plan.totals.tokens != tokens_of(plan.batch):
         raise ValueError("totals.log_ratio: a trust region over the step needs it when this call holds only a part")
     return replace(plan, totals=replace(plan.totals, log_ratio=log_ratio_sum(logp_QKT, plan)))
 
@@ -169,11 +169,10 @@ def _arrange(
     if present is not None:
         batch = replace(batch, mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1))
     now = _now(built, progress, kl_coef)
-    plan = built.plan(batch, totals, generator)
     part = Totals.of(batch)
-    if any(getattr(plan.totals, name) < getattr(part, name) for name in ("prompts", "rollouts", "tokens")):
-        raise ValueError(f"totals: {plan.totals} of the step are fewer than those of this part, {part}")
-    return built, logp_QKT, plan, now
+    if totals is not None and any(getattr(totals, n) < getattr(part, n) for n in ("prompts", "rollouts", "tokens")):
+        raise ValueError(f"totals: {totals} of the step are fewer than those of this part, {part}")
+    return built, logp_QKT, built.plan(batch, totals or part, generator), now
 
 
 def _now(objective: Objective, progress: float, kl_coef: float | None) -> Now:
@@ -226,8 +225,8 @@ def _check(batch: Batch, logp_QKT: Tensor) -> None:
     mask_QKT = batch.mask_QKT
     if mask_QKT.numel():
         low, high = mask_QKT.aminmax()
-        less = float(mask_QKT.sum(dtype=torch.float64)) != int(mask_QKT.count_nonzero())  # something in between
-        if low < 0 or high > 1 or less:
+        between = (mask_QKT.sum(-1) != mask_QKT.bool().sum(-1)).any()
+        if low < 0 or high > 1 or between:
             raise ValueError("mask: expected 1 on response tokens and 0 elsewhere")
     if not bool((batch.reward_QK.isfinite() | ~batch.present_QK).all()):
         raise ValueError("reward: not a finite number")

@@ -53,9 +53,9 @@ class Objective:
         """Sides, advantages and token weights. ``totals`` when ``batch`` is only a part of the optimizer step."""
         side_QK, advantage_QK = self.contrast.sides(batch, generator)
         totals = totals or Totals.of(batch)
-        hidden_QKT = batch.mask_QKT == 0
+        hidden_QKT = ~batch.mask_QKT.bool()
         known = {"old_logp_QKT": batch.old_logp_QKT, "reference_logp_QKT": batch.reference_logp_QKT}
-        batch = replace(batch, **{key: x.masked_fill(hidden_QKT, 0.0) for key, x in known.items() if x is not None})
+        batch = replace(batch, **{key: torch.where(hidden_QKT, 0.0, x) for key, x in known.items() if x is not None})
         return Plan(batch, side_QK, advantage_QK, self.aggregate(batch, totals), hidden_QKT, totals)
 
     def scores(self, logp_QKT: Tensor, plan: Plan) -> Tensor:

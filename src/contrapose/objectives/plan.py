@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from contrapose.types import Batch
@@ -17,6 +18,11 @@ def require(holds: bool, text: str) -> None:
     """Raise ValueError when a factor's setting makes no sense."""
     if not holds:
         raise ValueError(text)
+
+
+def tokens_of(batch: Batch) -> int:
+    """How many response tokens. Summed by rollout first: single precision counts no further than 16.7 million."""
+    return int(batch.mask_QKT.sum(-1).sum(dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Totals:
         return cls(
             prompts=int(batch.present_QK.any(1).sum()),
             rollouts=int(batch.present_QK.sum()),
-            tokens=int(batch.mask_QKT.count_nonzero()),
+            tokens=tokens_of(batch),
         )
 
 
@@ -63,7 +69,7 @@ class Plan:
 
     def masked(self, logp_QKT: Tensor) -> Tensor:
         """Log-probs with 0 where the mask is 0, whatever stood there; those in ``batch`` are so already."""
-        return logp_QKT.masked_fill(self.hidden_QKT, 0.0)
+        return torch.where(self.hidden_QKT, 0.0, logp_QKT)
 
     def groups(self, start: int, stop: int) -> Plan:
         """The plan of groups ``start`` to ``stop``; the totals stay those of the step."""
