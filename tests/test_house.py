@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from contrapose.objectives.zoo import ZOO
+
 SOURCE = Path(__file__).parents[1] / "src" / "contrapose"
 FILES = sorted(SOURCE.rglob("*.py"))
 ROOMS = {
@@ -90,6 +92,20 @@ def test_devices_are_named_only_by_the_machine():
         text = path.read_text()
         if "torch.cuda" in text or '"cuda"' in text or '"cpu"' in text:
             assert room_of(path) in ("policy", "rollout", "train"), path
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_nothing_asks_which_objective_it_is(path):
+    """What an objective needs follows from its factors: no name is compared, matched or used as a key of behaviour."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Compare | ast.MatchValue | ast.Dict):
+            named = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+            assert path.name == "template.py" or not named & set(ZOO)
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if f.parts[-2] in ("objectives", "methods")], ids=str)
+def test_the_theory_stays_short(path):
+    assert len(path.read_text().splitlines()) <= 250
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)

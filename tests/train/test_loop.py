@@ -149,6 +149,16 @@ def test_every_objective_trains_under_its_own_recipe(name, tmp_path):
             assert all(value is None or math.isfinite(value) for value in update.values())
 
 
+@pytest.mark.parametrize("settings", [["objective.name=dpo", "objective.reference=initial"], ["objective.name=grpo"]])
+def test_a_frozen_reference_is_the_model_as_it_was(settings, tmp_path):
+    """Semi-online DPO against the initial policy, GRPO with its published KL: credit depends on how far it has gone."""
+    with started(tmp_path / "run", *settings, "steps=2", "checkpoint.every=0") as run:
+        start = {key: x.clone() for key, x in run.model.state_dict().items()}
+        assert run.reference is not None and train(run)
+        assert all(torch.equal(x, start[key]) for key, x in run.reference.model.state_dict().items())
+        assert any(not torch.equal(x, start[key]) for key, x in run.model.state_dict().items())
+
+
 def test_how_often_updates_are_measured_again(whole, tmp_path):
     """Only at every so-manieth step, and without any effect on the training."""
     folder, name = whole
