@@ -30,7 +30,7 @@ MUTANTS = {
     "ddof swapped": ("advantage", "keepdim=True) - self.ddof)", "keepdim=True) - (1 - self.ddof))"),
     "variance for deviation": ("advantage", "freedom_Q1).sqrt()", "freedom_Q1)"),
     "eps left out": ("advantage", "(std_Q1 + self.eps)", "std_Q1"),
-    "ties told apart": ("advantage", "SAME_REWARD = 1e-6", "SAME_REWARD = -1.0"),
+    "ties told apart": ("advantage", "lowest_Q1 <= SAME_REWARD", "lowest_Q1 <= -1.0"),
     # score
     "log-ratio upside down": ("score", "return logp_QKT - plan.batch.old_logp_QKT", "return plan.batch.old_logp_QKT - logp_QKT"),
     "beta left out": ("score", "self.beta * (plan.weight_QKT", "1.0 * (plan.weight_QKT"),

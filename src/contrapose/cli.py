@@ -207,7 +207,8 @@ def recipes() -> None:
     paths = shipped()
     width = max(map(len, paths))
     for name in sorted(paths, key=lambda name: ("/" in name, name)):
-        print(f"{name:{width}}  {paths[name].read_text(encoding='utf-8').partition(chr(10))[0].removeprefix('# ')}")
+        first = paths[name].read_text(encoding="utf-8").splitlines()[0]
+        print(f"{name:{width}}  {first.removeprefix('# ')}")
 
 
 @app.command()

@@ -148,11 +148,12 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
 
 def _own_recipe(objective: str) -> dict[str, Any]:
     """The recipe that bears an objective's name, and is of that objective."""
-    named = {name: _read_recipe(name) for name in shipped() if "/" not in name}
-    own = {name: tree for name, tree in named.items() if _objective_name(tree) == name}
-    if objective not in own:
-        raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, sorted(own))}")
-    return own[objective]
+    named = [name for name in shipped() if "/" not in name]
+    tree = _read_recipe(objective) if objective in named else {}
+    if _objective_name(tree) != objective:
+        own = sorted(name for name in named if _objective_name(_read_recipe(name)) == name)
+        raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, own)}")
+    return tree
 
 
 def _read_recipe(recipe: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:

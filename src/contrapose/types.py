@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Fate = Literal["train", "too_hard", "too_easy", "mastered"]
 
+SAME_REWARD = 1e-6
+"""Rewards closer than this are ties: rounding noise must not become an advantage, or a fate."""
+
 
 class ContraposeError(Exception):
     """An error that a user can mend. Its text is one line: the culprit and what to change."""

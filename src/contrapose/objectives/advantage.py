@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from contrapose.objectives.plan import require
+from contrapose.types import SAME_REWARD
 
 Advantage = Callable[[Tensor, Tensor], Tensor]
 """``(reward_QK, present_QK) -> advantage_QK``, 0 for absent rollouts."""
-
-SAME_REWARD = 1e-6
-"""Rewards closer than this are ties: rounding noise must not become an advantage."""
 
 
 def mean_of(x_QK: Tensor, among_QK: Tensor) -> Tensor:

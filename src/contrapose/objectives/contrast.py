@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contrapose.objectives.advantage import SAME_REWARD, Advantage, mean_of
+from contrapose.objectives.advantage import Advantage, mean_of
 from contrapose.objectives.plan import Plan, require
-from contrapose.types import Batch
+from contrapose.types import SAME_REWARD, Batch
 
 Positives = Literal["best", "correct"]
 

@@ -21,7 +21,7 @@ from contrapose.objectives.plan import Plan, Totals, tokens_of
 from contrapose.objectives.score import log_ratio
 from contrapose.objectives.zoo import hyperparameters_of
 from contrapose.objectives.zoo import objective as objective_by_name
-from contrapose.types import Batch, Now, nearest
+from contrapose.types import SAME_REWARD, Batch, Now, nearest
 
 CHUNK_ELEMENTS = 1 << 20
 """Groups are differentiated in chunks of at most this many log-probs, so that temporaries stay small."""
@@ -155,7 +155,7 @@ def _arrange(
         reward = correct
     _warn_of_half_precision(logp=logp_QKT, old_logp=old_logp, reference_logp=reference_logp)
     logp_QKT = logp_QKT.detach().to(torch.promote_types(logp_QKT.dtype, torch.float32))
-    right = reward >= 1 - 1e-6 if correct is None else _flags("correct", correct)
+    right = reward >= 1 - SAME_REWARD if correct is None else _flags("correct", correct)
     there = torch.ones(logp_QKT.shape[:2]) if present is None else present
     batch = Batch(
         old_logp_QKT=logp_QKT if old_logp is None else old_logp.detach().to(logp_QKT),

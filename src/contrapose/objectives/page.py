@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 
 from contrapose.objectives import methods
+from contrapose.objectives.objective import Objective
 from contrapose.objectives.zoo import ObjectiveInfo
 
-FACTORS = ("aggregate", "score", "margin", "contrast", "trust")
+FACTORS = tuple(field.name for field in fields(Objective))
 
 INTRODUCTION = """\
 # Objectives

@@ -8,13 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from contrapose.types import ContraposeError, Fate, Group, PoolExhausted, Prompt
+from contrapose.types import SAME_REWARD, ContraposeError, Fate, Group, PoolExhausted, Prompt
 
 ACCEPTANCE_MEMORY = 0.7
 """Weight of the past in the running estimate of the share of drawn groups that are accepted."""
-
-SAME_REWARD = 1e-6
-"""Rewards closer than this are ties."""
 
 
 @dataclass(frozen=True)

@@ -47,16 +47,17 @@ def update_row(
 ) -> dict[str, Any]:
     """One entry of ``updates``."""
     moved_QK, side_QK = log_ratio(plan.masked(pushed.logp_QKT), plan).sum(-1), partition(plan.batch, "correct")
+    score_QK = objective.scores(pushed.logp_QKT, plan)
     return {
         "J": pushed.J,
         "kl": kl["token_mean"],
         "kl_sequence_sum": kl["sequence_sum"],
         "kl_sequence": kl["sequence"],
         "kl_coef": now.kl_coef,
-        **likelihoods(objective, plan, pushed.logp_QKT),
+        **_likelihoods(score_QK, plan, pushed.logp_QKT),
         "log_ratio_positive": _mean(moved_QK[side_QK > 0]),
         "log_ratio_negative": _mean(moved_QK[side_QK < 0]),
-        **_contrast(objective, plan, pushed.logp_QKT, now),
+        **_contrast(objective, plan, score_QK, now),
         "pull": float(pushed.credit_QKT.clamp(min=0).sum()),
         "push": -float(pushed.credit_QKT.clamp(max=0).sum()),
         "grad_norm": norm,
@@ -64,25 +65,25 @@ def update_row(
 
 
 @torch.no_grad()
-def likelihoods(objective: Objective, plan: Plan, logp_QKT: Tensor) -> dict[str, float | None]:
+def after_row(objective: Objective, plan: Plan, logp_QKT: Tensor) -> dict[str, float | None]:
+    """What an entry of ``updates`` says of likelihoods, once more at the log-probs after the update."""
+    found = _likelihoods(objective.scores(logp_QKT, plan), plan, logp_QKT)
+    return {f"{key}_after": value for key, value in found.items()}
+
+
+def _likelihoods(score_QK: Tensor, plan: Plan, logp_QKT: Tensor) -> dict[str, float | None]:
     """How the policy tells right from wrong: by the objective's own score, and by mean log-prob."""
     side_QK, logp_QK = partition(plan.batch, "correct"), mean_logp(logp_QKT, plan.batch)
     return {
-        "score_gap": _mean(gap(objective.scores(logp_QKT, plan), side_QK)),
+        "score_gap": _mean(gap(score_QK, side_QK)),
         "likelihood_auc": _mean(likelihood_auc(logp_QKT, plan.batch)),
         "logp_positive": _mean(logp_QK[side_QK > 0]),
         "logp_negative": _mean(logp_QK[side_QK < 0]),
     }
 
 
-def after_row(objective: Objective, plan: Plan, logp_QKT: Tensor) -> dict[str, float | None]:
-    """The same once more, at the log-probs after the update."""
-    return {f"{key}_after": value for key, value in likelihoods(objective, plan, logp_QKT).items()}
-
-
-def _contrast(objective: Objective, plan: Plan, logp_QKT: Tensor, now: Now) -> dict[str, float | None]:
+def _contrast(objective: Objective, plan: Plan, score_QK: Tensor, now: Now) -> dict[str, float | None]:
     """Who pushed whom: of the contrast alone, whatever the score and the trust region."""
-    score_QK = objective.scores(logp_QKT, plan)
     margin_QK = objective.margin(plan, now) if objective.margin else None
     raised_QK = score_QK if margin_QK is None else score_QK + margin_QK
     credit_QK = score_credit_of(objective, raised_QK, plan)
