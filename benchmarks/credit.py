@@ -83,6 +83,8 @@ def times() -> None:
         for name in contrapose.objectives():
             objective = built(name, 1024)
             timed[name] = lambda objective=objective: contrapose.credit(objective, **step)
+        small, rence = tensors(8, 8, 64), built("rence", 64)
+        timed["rence 8x8x64"] = lambda: contrapose.credit(rence, **small)  # as many as the optimizer step has
         seconds: dict[str, list[float]] = {name: [] for name in timed}
         for _ in range(ROUNDS):
             for name, f in timed.items():
