@@ -23,7 +23,7 @@ ROOMS = {
     "train": {"config", "objectives", "prompts", "verify", "policy", "rollout", "report", "evaluate"},
     "cli": {"config", "objectives", "verify", "train", "evaluate", "report"},
 }
-ROOM_OF_FILE = {"screen": "cli", "__main__": "cli"}
+ROOM_OF_FILE = {"screen": "cli", "__main__": "cli", "settings": "config"}
 
 
 def room_of(path: Path) -> str:

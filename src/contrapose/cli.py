@@ -7,7 +7,7 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.console import Console
 from contrapose.types import ContraposeError, PoolExhausted
 
 if TYPE_CHECKING:
-    from contrapose.config import Config
+    from contrapose.settings import Config
 
 app = typer.Typer(
     help="Train a language model to reason by contrast between its own right and wrong answers.",
@@ -29,6 +29,11 @@ app.add_typer(abacus_app, name="abacus")
 STOPPED = 75
 """Exit code of a run that was asked to stop and saved a checkpoint."""
 
+Scheme = Literal["format", "binary", "sign"]
+SetVerify = Annotated[
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="How answers are judged, e.g. verify.conventions.tolerance=1e-3."),
+]
 Set = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. optim.lr=2e-6. Repeatable.")
 ]
@@ -108,22 +113,22 @@ def _train(config: Config, folder: Path, resume: bool) -> int:
 
 
 def _saved_config(folder: Path) -> Config:
-    from contrapose.config import read_toml, validate
+    from contrapose.config import read_toml
+    from contrapose.settings import validate
 
     tree = read_toml(folder / "config.toml")
     tree.pop("run", None)
     return validate(tree)
 
 
-def _data_settings_of(model: str) -> dict[str, str]:
-    """The data settings a model was trained with, where it lies in a run folder."""
+def _settings_of(model: str) -> dict[str, dict[str, Any]]:
+    """The settings a model was trained with, where it lies in a run folder."""
     from contrapose.config import read_toml
 
     folder = Path(model)
     for run in (folder, folder.parent, folder.parent.parent):
         if folder.is_dir() and (run / "config.toml").is_file() and (run / "metrics.jsonl").is_file():
-            data = read_toml(run / "config.toml").get("data", {})
-            return data if isinstance(data, dict) else {}
+            return read_toml(run / "config.toml")
     return {}
 
 
@@ -144,15 +149,21 @@ def eval_(
     dtype: str = "float32",
     seed: int = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for eval.json and rollouts.jsonl.")] = None,
+    set_: SetVerify = [],  # noqa: B006
 ) -> None:
     """Sample answers to a set of problems and report accuracy with its 95 % interval."""
+    from contrapose.config import verify_settings
     from contrapose.evaluate.command import evaluate_model
     from contrapose.screen import Screen, evaluation_table
+    from contrapose.verify.verifier import Verifier
 
     _quiet()
     console = Console()
     screen = Screen(console)
-    own = _data_settings_of(model)
+    settings = _settings_of(model)
+    own = settings.get("data", {})
+    verifier = Verifier.configured(verify_settings(settings.get("verify", {}), set_).model_dump(), "binary")
+    verifier.start()
     template = template or own.get("template") or ("plain" if data.partition(":")[0] == "abacus" else "rence")
     screen.log(f"model {model}, data {data}, template {template}")
     with screen:
@@ -161,6 +172,7 @@ def eval_(
             data,
             template=template,
             keys=(problem_key or own.get("problem_key", "problem"), answer_key or own.get("answer_key", "answer")),
+            verifier=verifier,
             limit=limit,
             samples=samples,
             temperature=temperature,
@@ -173,6 +185,34 @@ def eval_(
             each=screen.on_eval_group,
         )
     console.print(evaluation_table({model: row}))
+
+
+@app.command()
+def verify(
+    file: Annotated[str, typer.Argument(help="jsonl with a gold answer and a prediction each; - is stdin.")] = "-",
+    gold: Annotated[str, typer.Option(help="The key of the gold answer.")] = "gold",
+    prediction: Annotated[str, typer.Option(help="The key of the response, or of the bare answer.")] = "prediction",
+    scheme: Annotated[Scheme, typer.Option(help="What verdicts are worth.")] = "binary",
+    set_: SetVerify = [],  # noqa: B006
+) -> None:
+    """Judge answers: a line of status, reward, correct, seconds for each line of input, in order.
+
+    The answer is what is boxed last, or stated ("the answer is"), or the prediction itself.
+    """
+    from contrapose.config import verify_settings
+    from contrapose.screen import Rows
+    from contrapose.verify.command import opened, verify_rows
+    from contrapose.verify.verifier import Verifier
+
+    verifier = Verifier.configured(verify_settings({}, set_, answer="stated").model_dump(), scheme)
+    lines, total = opened(file)
+    # what may block is not closed: a thread may be waiting for its next line
+    with nullcontext() if total is None else lines, Rows(total) as rows:
+        summary = verify_rows(lines, verifier, (gold, prediction), rows.write)
+    for line in summary.lines():
+        rows.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if summary.broken:
+        raise ContraposeError(f"{file}: {len(summary.broken)} lines could not be read; the first: {summary.broken[0]}")
 
 
 @app.command()
@@ -214,38 +254,16 @@ def recipes() -> None:
 @app.command()
 def doctor() -> None:
     """Versions, devices, what is installed, and what each missing extra would give."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    from rich.markup import escape
-    from rich.table import Table
-
+    from contrapose.screen import doctor_table
     from contrapose.train.run import facts
+    from contrapose.verify.verifier import Verifier
 
-    def installed(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "missing"
-
-    table, found = Table("part", "found", "what it is for"), facts()
-    table.add_row("python", found["python"], "")
-    for package, use in {**CORE, **EXTRAS}.items():
-        table.add_row(package, installed(package), escape(use))
-    table.add_row("device", found["device"], "where models run")
-    table.add_row("threads", str(found["threads"]), "OMP_NUM_THREADS; runs repeat bit for bit only at the same number")
-    Console().print(table)
-
-
-CORE = {
-    "torch": "tensors",
-    "transformers": "models and tokenizers",
-    "safetensors": "weights",
-    "tokenizers": "the abacus tokenizer",
-    "math-verify": "answers that are not plain numbers",
-    "pydantic": "settings",
-    "rich": "what you see",
-}
-EXTRAS = {"pyarrow": "parquet files: pip install 'contrapose[hub]'"}
+    try:
+        Verifier().workers.check()
+        grader = "grades"
+    except ContraposeError as error:
+        grader = str(error)
+    Console().print(doctor_table(facts(), grader))
 
 
 @abacus_app.command("build")

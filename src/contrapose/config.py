@@ -1,131 +1,14 @@
-"""One tree of settings: TOML in, TOML out. Every mistake is one line that names the key and the nearest valid one."""
+"""Where settings come from: recipes in layers and overrides, TOML in."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
+from contrapose.settings import Config, Section, VerifyConfig, checked, validate
 from contrapose.types import ContraposeError, nearest
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class ObjectiveConfig(BaseModel):
-    """``name`` and that objective's own hyper-parameters, checked against its signature."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-    name: str = "rence"
-
-    @property
-    def hyperparameters(self) -> dict[str, Any]:
-        """What is set beside the name; ``"none"`` stands for None, which TOML lacks."""
-        return {key: None if value == "none" else value for key, value in (self.model_extra or {}).items()}
-
-
-class ModelConfig(Section):
-    path: str = ""  # folder, hub name, or "abacus"
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    reference: str = ""  # for a KL to a reference; empty: the model as it was before training
-
-
-class DataConfig(Section):
-    path: str = ""  # .jsonl, .parquet, or "abacus"
-    problem_key: str = "problem"
-    answer_key: str = "answer"
-    template: str = "rence"
-    max_prompt_tokens: int = Field(1536, gt=0)
-
-
-class RolloutConfig(Section):
-    k: int = Field(8, ge=2)
-    temperature: float = Field(1.0, gt=0)
-    top_p: float = Field(1.0, ge=1, le=1)  # below 1 the log-probs trained on would not be those of the samples
-    max_tokens: int = Field(6656, gt=0)
-    cache_gib: float = Field(8.0, gt=0)  # memory for the key-value cache; bounds how many rollouts go side by side
-    is_cap: float = Field(0.0, ge=0)  # truncated importance sampling against the engine's log-probs; 0: off
-
-
-class BatchConfig(Section):
-    prompts: int = Field(512, gt=0)
-    updates: int = Field(16, gt=0)
-    max_tokens: int = Field(16384, gt=0)  # padded tokens of one micro-batch
-
-
-class FilterConfig(Section):
-    mode: Literal["band", "variance", "none"] = "band"
-    t_hard: float = 0.0
-    t_easy: float = 0.5
-    t_master: float = 0.8
-    rho: Literal["correct", "argmax_literal"] = "correct"
-    require_correct: bool = False
-    patience: int = Field(1, gt=0)
-    refill: bool = True
-    cache: bool = True
-    max_rounds: int = Field(20, gt=0)
-
-
-class RewardConfig(Section):
-    scheme: Literal["format", "binary", "sign"] = "format"
-    truncated: Literal["verifier", "wrong", "mask"] = "verifier"
-    overlong: float = Field(0.0, ge=0, le=1)  # the last so much of rollout.max_tokens costs up to 1 (DAPO); 0: off
-
-
-class OptimConfig(Section):
-    lr: float = Field(1e-6, gt=0)
-    betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    clip: float = Field(1.0, gt=0)
-    warmup: int = Field(0, ge=0)  # optimizer steps of linear warm-up
-
-
-class EvalConfig(Section):
-    every: int = Field(0, ge=0)  # steps between evaluations; 0: before and after only
-    data: str = ""  # as data.path; empty: no evaluation
-    samples: int = Field(4, gt=0)
-    temperature: float = Field(0.7, ge=0)
-    top_p: float = Field(1.0, gt=0, le=1)
-
-
-class DiagnoseConfig(Section):
-    every: int = Field(1, ge=0)  # steps between measurements after each update, a forward pass more each; 0: never
-
-
-class CheckpointConfig(Section):
-    every: int = Field(10, ge=0)  # steps between checkpoints; 0: only when stopped
-    keep: int = Field(2, gt=0)
-
-
-class Config(Section):
-    """All settings of a run. The defaults are ReNCE's published ones (``recipes/rence.toml`` cites them)."""
-
-    seed: int = 0
-    steps: int = Field(50, gt=0)
-    objective: ObjectiveConfig = ObjectiveConfig()
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    rollout: RolloutConfig = RolloutConfig()
-    batch: BatchConfig = BatchConfig()
-    filter: FilterConfig = FilterConfig()
-    reward: RewardConfig = RewardConfig()
-    optim: OptimConfig = OptimConfig()
-    eval: EvalConfig = EvalConfig()
-    diagnose: DiagnoseConfig = DiagnoseConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-
-    def to_toml(self, run: Mapping[str, Any]) -> str:
-        """The resolved settings, with the facts of the run (versions, revision) in a table of their own."""
-        import tomli_w
-
-        return tomli_w.dumps({**self.model_dump(mode="json"), "run": dict(run)})
 
 
 def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> tuple[Config, str]:
@@ -144,6 +27,18 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
         recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else _objective_name(layer) or "rence"
     tree = _over(_read_recipe(recipe), layer)
     return validate(merge(_own_recipe(_objective_name(tree) or "rence"), tree)), recipe
+
+
+class _Grading(Section):
+    verify: VerifyConfig = VerifyConfig()
+
+
+def verify_settings(below: Mapping[str, Any], overrides: Sequence[str] = (), **given: Any) -> VerifyConfig:
+    """The settings of ``[verify]`` for a command that has no run: ``below``, then ``given``, then the overrides."""
+    tree = merge({"verify": {**below, **given}}, _overrides(overrides))
+    if others := sorted(tree.keys() - {"verify"}):
+        raise ContraposeError(f"--set {others[0]}: only the keys of verify can be set here")
+    return checked(_Grading, tree).verify
 
 
 def _own_recipe(objective: str) -> dict[str, Any]:
@@ -178,24 +73,6 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     if None not in names and names[0] != names[1]:
         below = {key: value for key, value in below.items() if key not in ("objective", "filter", "reward")}
     return merge(below, above)
-
-
-def validate(tree: Mapping[str, Any]) -> Config:
-    """Check types, ranges and combinations. Raises ContraposeError that names every culprit on one line."""
-    try:
-        config = Config.model_validate(tree)
-    except ValidationError as error:
-        raise ContraposeError("; ".join(_explain(e) for e in error.errors())) from None
-    for key in ("model", "data"):
-        if not getattr(config, key).path:
-            raise ContraposeError(
-                f"{key}.path is not set: add --set {key}.path=..., or run without it for the built-in abacus"
-            )
-    if config.batch.prompts % config.batch.updates:
-        raise ContraposeError(
-            f"batch.prompts: {config.batch.prompts} is not divisible by batch.updates = {config.batch.updates}"
-        )
-    return config
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -264,20 +141,3 @@ def _objective_name(tree: Mapping[str, Any]) -> str | None:
 def _of(tree: Mapping[str, Any], section: str, key: str) -> Any:
     part = tree.get(section)
     return part.get(key) if isinstance(part, Mapping) else None
-
-
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        return f"{key}: no such key{nearest(key, _keys())}"
-    found = error["input"]
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, found {found!r}"
-
-
-def _keys() -> list[str]:
-    keys: list[str] = []
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        is_section = isinstance(section, type) and issubclass(section, BaseModel)
-        keys += [f"{name}.{k}" for k in section.model_fields] if is_section else [name]  # type: ignore[union-attr]
-    return keys

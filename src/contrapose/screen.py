@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,8 +14,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from contrapose.evaluate.statistics import Estimate
-from contrapose.objectives.page import FACTORS
-from contrapose.objectives.zoo import ObjectiveInfo
+
+if TYPE_CHECKING:
+    from contrapose.objectives.zoo import ObjectiveInfo
 
 HEADINGS = (
     "    step",
@@ -83,6 +87,8 @@ class Screen:
             self.log("  ".join(HEADINGS))
             self._headed = True
         self.log("  ".join(cell.rjust(len(heading)) for cell, heading in zip(cells, HEADINGS, strict=True)))
+        for alarm in row["alarms"]:
+            self.log(f"alarm      step {row['step']}: {alarm}")
         if self._group and (row["step"] == 1 or row["step"] % max(1, self.steps // 4) == 0):
             self.log(_contrast(self._group))
 
@@ -108,6 +114,35 @@ class Screen:
         )
 
 
+class Rows:
+    """Rows on stdout, each at once; how many there are so far on stderr, where that is a terminal and stdout is not."""
+
+    def __init__(self, total: int | None) -> None:
+        self.console = Console(stderr=True)
+        self._progress = Progress(
+            *(TextColumn("verified"), BarColumn(), TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn()),
+            *((TextColumn("eta"), TimeRemainingColumn()) if total else ()),
+            console=self.console,
+            disable=sys.stdout.isatty() or not self.console.is_terminal,
+            transient=True,
+            redirect_stdout=False,
+        )
+        self._task = self._progress.add_task("", total=total)
+
+    def __enter__(self) -> Rows:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """The next row."""
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+        self._progress.advance(self._task)
+
+
 def evaluation_table(columns: Mapping[str, Mapping[str, Any]]) -> Table:
     """Evaluations of the same problems side by side, each under its heading, with 95 % intervals."""
     first = next(iter(columns.values()))
@@ -124,13 +159,52 @@ def evaluation_table(columns: Mapping[str, Mapping[str, Any]]) -> Table:
         ("cut off at the limit", lambda e: f"{e['truncated']:.1%}"),
         ("no boxed answer", lambda e: f"{e['no_answer']:.1%}"),
     ]
+    if any(e["faults"] for e in columns.values()):
+        rows.append(("beyond the grader's limits", lambda e: f"{e['faults']:.1%}"))
     for name, show in rows:
         table.add_row(name, *(show(e) for e in columns.values()))
     return table
 
 
+def doctor_table(found: Mapping[str, Any], grader: str) -> Table:
+    """What is installed and what it is for; ``found`` holds the facts of this machine, ``grader`` how its self-test
+    went."""
+    table = Table("part", "found", "what it is for")
+    table.add_row("python", found["python"], "")
+    for package, use in {**CORE, **EXTRAS}.items():
+        table.add_row(package, _installed(package), escape(use))
+    table.add_row("grader", escape(grader), "judges answers, in processes of its own")
+    table.add_row("device", found["device"], "where models run")
+    table.add_row("threads", str(found["threads"]), "OMP_NUM_THREADS; runs repeat bit for bit only at the same number")
+    return table
+
+
+CORE = {
+    "torch": "tensors",
+    "transformers": "models and tokenizers",
+    "safetensors": "weights",
+    "tokenizers": "the abacus tokenizer",
+    "math-verify": "answers that are not plain numbers",
+    "pydantic": "settings",
+    "rich": "what you see",
+}
+EXTRAS = {
+    "pyarrow": "parquet files: pip install 'contrapose[hub]'",
+    "reasoning-gym": "its tasks' own scorers: pip install 'contrapose[gym]'",
+}
+
+
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "missing"
+
+
 def objectives_table(known: Mapping[str, ObjectiveInfo]) -> Table:
     """The objectives, a row each, and the kind of each of their factors."""
+    from contrapose.objectives.page import FACTORS
+
     table = Table("name", *FACTORS, box=None, padding=(0, 1, 0, 0))
     for info in known.values():
         table.add_row(info.name, *(info.kinds[factor] for factor in FACTORS))

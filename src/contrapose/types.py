@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 Fate = Literal["train", "too_hard", "too_easy", "mastered"]
 
+Status = Literal["correct", "wrong", "no_answer", "unparsed", "too_long", "timeout", "memory", "crashed"]
+
+FAULTS = ("too_long", "timeout", "memory", "crashed")
+"""Statuses that an answer brought about by what it costs to grade, not by its value. They are worth a wrong answer,
+so that nobody escapes being a negative by writing hostile text; a group that holds one is not mastered."""
+
 SAME_REWARD = 1e-6
 """Rewards closer than this are ties: rounding noise must not become an advantage, or a fate."""
 
@@ -88,14 +94,15 @@ class Rollout:
 class Verdict:
     """What the verifier says of one rollout. ``correct`` is the truth, ``reward`` what the loss is fed.
 
-    ``status`` tells how the verdict came about (``correct wrong no_answer``); a status is
-    never a reward by itself. ``seconds`` is wall time.
+    ``status`` tells how the verdict came about: ``correct``, ``wrong``, ``no_answer`` (nothing boxed), ``unparsed``
+    (boxed, but not mathematics that could be read), or one of ``FAULTS``: ``too_long``, ``timeout``, ``memory``,
+    ``crashed`` (it kills its grader). A status is never a reward by itself. ``seconds`` is the wall time of grading.
     """
 
     reward: float
     correct: bool
     boxed: str | None
-    status: str
+    status: Status
     seconds: float
 
 
@@ -114,6 +121,10 @@ class Group:
     @property
     def tokens(self) -> int:
         return sum(len(r.tokens) for r in self.rollouts)
+
+    @property
+    def faults(self) -> int:
+        return sum(v.status in FAULTS for v in self.verdicts)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_the_result_as_plain_values():
     plain = json.loads(json.dumps(result.to_dict()))
     assert plain.keys() == {
         *("problems", "samples", "temperature", "top_p", "accuracy", "pass_at_samples"),
-        *("length_mean", "truncated", "no_answer"),
+        *("length_mean", "truncated", "no_answer", "faults"),
     }
     assert plain["accuracy"] == {
         "value": 0.5,

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from contrapose.prompts.pool import PromptPool, Thresholds
-from contrapose.types import ContraposeError, Group, PoolExhausted, Prompt, Rollout, Verdict
+from contrapose.types import FAULTS, ContraposeError, Group, PoolExhausted, Prompt, Rollout, Verdict
 
 K = 8
 ROLLOUT = Rollout((1,), (1,), (-1.0,), "x", "stop")
@@ -124,6 +125,22 @@ def test_mastery_is_tested_before_selection():
 def test_t_master_of_one_switches_mastery_off():
     assert Thresholds(t_master=1.0).fate(group(prompts(1)[0], K)) == "too_easy"
     assert Thresholds(t_easy=1.0, t_master=1.0).fate(group(prompts(1)[0], K)) == "train"
+
+
+@pytest.mark.parametrize("status", FAULTS)
+def test_a_group_with_an_answer_beyond_the_graders_limits_is_never_mastered(status):
+    """Its prompt would be removed for good although nobody knows what became of that answer."""
+    prompt = prompts(1)[0]
+    whole = group(prompt, 7, 1)
+    hostile = replace(whole.verdicts[-1], status=status)
+    tainted = replace(whole, verdicts=(*whole.verdicts[:-1], hostile))
+    assert Thresholds().fate(whole) == "mastered"
+    assert Thresholds().fate(tainted) == "too_easy"
+    assert Thresholds(mode="variance").fate(tainted) == "train"
+    assert Thresholds(t_easy=0.9).fate(tainted) == "train"
+    pool = PromptPool([prompt], Thresholds(patience=2))
+    assert [pool.judge(g) for g in (whole, tainted, whole)] == ["too_easy"] * 3
+    assert pool.mastered == 0
 
 
 @pytest.mark.parametrize("b", range(K + 1))

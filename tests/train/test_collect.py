@@ -5,11 +5,13 @@ import pytest
 from contrapose.prompts.pool import PromptPool, Thresholds
 from contrapose.rollout.sampler import Sampling
 from contrapose.train.collect import collect
-from contrapose.train.measure import step_row
+from contrapose.train.measure import step_row, verifier_alarm
 from contrapose.train.record import ledger_rows
 from contrapose.types import PoolExhausted, Prompt, Stopped
+from contrapose.verify.grading import Grading
+from contrapose.verify.processes import Limits
 from contrapose.verify.verifier import Verifier
-from train_scripted import ScriptedEngine
+from train_scripted import ScriptedEngine, rollout
 
 
 def prompts(count: int) -> list[Prompt]:
@@ -38,6 +40,34 @@ def test_each_prompt_drawn_gets_one_fate():
     assert len(drawn.accepted) == 4
     ledger = [(row["prompt"], row["fate"]) for row in ledger_rows(1, drawn, pool.thresholds)]
     assert ledger == [(g.prompt.id, fate) for g, fate, _ in drawn.judged]
+
+
+def test_hostile_answers_are_wrong_ones_and_cost_their_neighbours_nothing():
+    """Six right answers and one that hangs its grader: no mastery, and every other verdict as it should be."""
+
+    class Hostile(ScriptedEngine):
+        def generate(self, prompts, k, seed, sampling):
+            for prompt in prompts:
+                texts = ["right"] * 7 + ["sleep" if prompt.id == "p1" else "exit 1" if prompt.id == "p2" else "wrong"]
+                yield prompt, tuple(rollout(text) for text in texts)
+
+    verifier = Verifier("format", grading=Grading("grader_functions:act", "text"), limits=Limits(seconds=0.3))
+    settings = {"wanted": 4, "k": 8, "seed": 0, "sampling": Sampling(), "refill": False, "max_rounds": 1}
+    drawn = collect(PromptPool(prompts(4), Thresholds()), Hostile(lambda *_: 0), verifier, **settings)
+    fates = {group.prompt.id: fate for group, fate, _ in drawn.judged}
+    assert fates == {"p0": "mastered", "p1": "too_easy", "p2": "too_easy", "p3": "mastered"}
+    last = {group.prompt.id: group.verdicts[-1] for group, _, _ in drawn.judged}
+    assert {i: v.status for i, v in last.items()} == {"p0": "wrong", "p1": "timeout", "p2": "crashed", "p3": "wrong"}
+    assert {v.reward for v in last.values()} == {0.1}
+    assert all(v.correct and v.reward == 1.0 for group, _, _ in drawn.judged for v in group.verdicts[:-1])
+    groups = [group for group, _, _ in drawn.judged]
+    assert verifier_alarm(groups, rate=2 / 32) is None
+    alarm = verifier_alarm(groups, rate=0.06)
+    assert alarm.startswith("6.2% of the answers")
+    assert "timeout for p1: 'sleep'" in alarm
+    row = step_row(1, drawn, 0, None, [])
+    assert row["verdicts"] == {"correct": 28, "wrong": 2, "timeout": 1, "crashed": 1}
+    assert (row["verifier_faults"], row["unparsed"], row["no_answer"]) == (2 / 32, 0.0, 0.0)
 
 
 def test_groups_are_kept_in_the_order_of_drawing_not_of_finishing():

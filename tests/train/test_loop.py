@@ -2,15 +2,20 @@
 
 import json
 import math
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from contrapose.config import resolve
 from contrapose.objectives.zoo import ZOO
 from contrapose.report.metrics import STEP, TIME_FIELDS, UPDATE
+from contrapose.screen import Screen
 from contrapose.train.loop import train
 from contrapose.train.run import Run
 from contrapose.types import ContraposeError, PoolExhausted
@@ -83,17 +88,70 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, groups):
     assert_same_run(folder, tmp_path / "cut")
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
+def test_killing_workers_changes_no_verdict_and_no_result(whole, tmp_path):
+    """Somebody kills a grader a hundred times a second: the run ends with the bits of one that was left in peace."""
+    folder, name = whole
+    over, killed = threading.Event(), []
+
+    def kill(nursery: Path):
+        while not over.wait(0.01):
+            for pid in nursery.read_text().split()[:1]:
+                os.kill(int(pid), signal.SIGKILL)
+                killed.append(pid)
+
+    with started(tmp_path / "killed", f"objective.name={name}") as run:
+        pid = run.verifier.workers.nursery.pid
+        killer = threading.Thread(target=kill, args=(Path(f"/proc/{pid}/task/{pid}/children"),))
+        killer.start()
+        try:
+            assert train(run)
+        finally:
+            over.set()
+            killer.join()
+        run.finish()
+    assert len(set(killed)) > 10
+    assert_same_run(folder, tmp_path / "killed")
+
+
+def test_an_answer_that_cannot_be_graded_raises_an_alarm(tmp_path, capsys):
+    """The metrics say so, the screen says so, and the answers are worth wrong ones."""
+    settings = ("steps=1", "verify.domain='grader_functions:act'", "verify.answer='text'", "filter.mode=none")
+    with started(tmp_path / "run", *settings) as run:
+        assert train(run, Screen(Console(), 1).on_step)
+    [row] = rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["verdicts"] == {"crashed": 16}  # abacus's answers are none of the words that this grader knows
+    assert (row["verifier_faults"], row["accuracy"], row["reward_mean"]) == (1.0, 0.0, pytest.approx(0.1))
+    [alarm] = row["alarms"]
+    assert alarm.startswith("100.0% of the answers could not be graded within limits (verify.alarm 1.0%): crashed for ")
+    assert "alarm      step 1: 100.0%" in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_a_grader_that_cannot_grade_stops_the_run_before_anything_is_learned(tmp_path):
+    with (
+        started(tmp_path / "run", "verify.domain='grader_functions:die'") as run,
+        pytest.raises(ContraposeError, match="the grader cannot grade") as error,
+    ):
+        train(run)
+    assert error.value.exit_code == 4
+    assert rows(tmp_path / "run" / "metrics.jsonl") == []
+
+
+def test_an_unknown_domain_is_refused_before_the_model_is_loaded(tmp_path):
+    with pytest.raises(ContraposeError, match=r"verify\.domain: 'maths' is unknown \(did you mean 'math'\?\)"):
+        started(tmp_path / "run", "verify.domain=maths", "model.path=nowhere")
+
+
 def stop_after(run: Run, groups: int) -> None:
     """Ask for a stop while the ``groups``-th group from now is being looked at."""
-    seen = []
-    judge = run.verifier
 
-    def verifier(prompt, rollout):
-        seen.append(prompt.id)
-        run.stop.requested = len(set(seen)) >= groups
-        return judge(prompt, rollout)
+    class Watched:
+        def groups(self, finished, judge=run.verifier):
+            for seen, group in enumerate(judge.groups(finished), 1):
+                run.stop.requested = seen >= groups
+                yield group
 
-    run.verifier = verifier
+    run.verifier = Watched()
 
 
 def test_an_exhausted_pool_keeps_what_was_learned(tmp_path):

@@ -1,18 +1,12 @@
 """Equality of answers: exact for plain numbers, symbolic for the rest, and never generous with a wrong value."""
 
-import json
-import random
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contrapose.verify.equal import LONGEST_ANSWER, equal, number
-from contrapose.verify.verifier import Verifier
-
-BENCHMARKS = Path(__file__).parents[3] / "shared" / "data" / "benchmarks"
 
 INTEGERS = [
     ("7", "7"),
@@ -269,34 +263,3 @@ def test_a_megabyte_of_answer_is_wrong(part):
 )
 def test_answers_that_mean_nothing_are_wrong_and_do_no_harm(answer):
     assert not equal("7", answer)
-
-
-def _rows(name):
-    file = BENCHMARKS / f"{name}.jsonl"
-    if not file.is_file():
-        pytest.skip("the benchmark files are not here")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.mark.parametrize("name", ["math500", "aime2024", "aime2025", "amc23", "gsm8k_test"])
-def test_every_gold_answer_is_right_against_itself(name):
-    verifier = Verifier()
-    wrong = [
-        (row["id"], row["answer"])
-        for row in _rows(name)
-        if not verifier.grade(row["answer"], rf"Therefore $\boxed{{{row['answer']}}}$.").correct
-    ]
-    assert wrong == []
-
-
-@pytest.mark.parametrize("name", ["math500", "aime2024", "aime2025", "amc23", "gsm8k_test"])
-def test_the_integer_answer_of_another_row_is_wrong(name):
-    rng, verifier, rows = random.Random(0), Verifier(), _rows(name)
-    integers = [row["answer"] for row in rows if row["answer"].lstrip("-").isdigit()]
-    assert len(integers) > 20
-    mistaken = []
-    for gold in integers:
-        other = rng.choice([answer for answer in integers if int(answer) != int(gold)])
-        if verifier.grade(gold, rf"\boxed{{{other}}}").correct:
-            mistaken.append((gold, other))
-    assert mistaken == []

@@ -1,11 +1,19 @@
 """Verdicts: what is true decides the status, a scheme only what it is worth."""
 
+import dataclasses
+from concurrent.futures import wait
+
 import pytest
 
-from contrapose.types import Prompt, Rollout
+from contrapose.types import FAULTS, ContraposeError, Prompt, Rollout
+from contrapose.verify.conventions import Conventions
+from contrapose.verify.grading import PROBES, Finding, Grading
+from contrapose.verify.processes import GraderError, Limits
 from contrapose.verify.verifier import SCHEMES, Verifier, overlong_punishment
+from contrapose.verify.workers import Workers, shared
 
 PROMPT = Prompt("p", "1+1=", "2")
+ACT = {"grading": Grading("grader_functions:act"), "limits": Limits(seconds=1, cpu_seconds=0.5, memory_gib=0.25)}
 
 
 def rollout(text, finished="stop"):
@@ -99,6 +107,131 @@ def test_seconds_are_measured():
 def test_an_unknown_scheme_does_not_grade():
     with pytest.raises(KeyError):
         Verifier("generous").grade("2", r"\boxed{2}")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("status", ["wrong", "unparsed", *FAULTS])
+def test_whatever_else_becomes_of_an_answer_is_worth_a_wrong_one(scheme, status):
+    """Nobody escapes being a negative by writing hostile text, and nobody is rewarded for it."""
+    verdict = Verifier(scheme).verdict(Finding(status, "x"))
+    assert (verdict.status, verdict.boxed, verdict.correct) == (status, "x", False)
+    assert verdict.reward == SCHEMES[scheme].wrong
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_partial_score_is_worth_as_much_of_the_way(scheme):
+    correct, wrong, _ = SCHEMES[scheme]
+    for score in (0.0, 0.25, 0.5, 0.99):
+        verdict = Verifier(scheme, **ACT)(PROMPT, rollout(f"score {score}"))
+        assert (verdict.status, verdict.correct) == ("wrong", False)
+        assert verdict.reward == pytest.approx(wrong + score * (correct - wrong))
+    assert Verifier(scheme, **ACT)(PROMPT, rollout("score 1")).reward == correct
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_partial_score_that_was_cut_off_is_worth_nothing(scheme):
+    verifier = Verifier(scheme, truncated_is_wrong=True, **ACT)
+    assert verifier(PROMPT, rollout("score 0.5", "length")).reward == SCHEMES[scheme].wrong
+    assert verifier(PROMPT, rollout("score 0.5")).reward > SCHEMES[scheme].wrong
+
+
+@pytest.mark.parametrize(("text", "status"), [("spin", "timeout"), ("eat", "memory"), ("exit 1", "crashed")])
+def test_a_fault_keeps_its_name_when_it_is_cut_off(text, status):
+    verdict = Verifier("format", truncated_is_wrong=True, **ACT)(PROMPT, rollout(text, "length"))
+    assert (verdict.status, verdict.reward) == (status, SCHEMES["format"].wrong)
+
+
+def test_groups_keep_prompts_rollouts_and_verdicts_together():
+    finished = [
+        (Prompt(str(n), "", str(n)), tuple(rollout(rf"\boxed{{{m}}}") for m in range(n + 1))) for n in (3, 0, 5, 1)
+    ]
+    groups = list(Verifier("binary").groups(finished))
+    assert [(group.prompt, group.rollouts) for group in groups] == finished
+    for group in groups:
+        assert [v.boxed for v in group.verdicts] == [str(m) for m in range(len(group.rollouts))]
+        assert [v.correct for v in group.verdicts] == [False] * (len(group.rollouts) - 1) + [True]
+    assert list(Verifier().groups([])) == []
+
+
+def test_grading_goes_on_while_the_engine_samples(monkeypatch):
+    """The engine waits, in the middle of its work, for the verdicts on what it has finished."""
+    asked, log = [], []
+    submit = Workers.submit
+
+    def recorded(self, gold, text):
+        asked.append(submit(self, gold, text))
+        return asked[-1]
+
+    monkeypatch.setattr(Workers, "submit", recorded)
+    verifier = Verifier("binary", grading=Grading("exact"))
+
+    def engine():
+        for n in range(4):
+            log.append(f"sample {n}")
+            assert not wait(asked, 30).not_done, "nothing is graded before the engine ends"
+            yield Prompt(str(n), "", str(n)), (rollout(rf"\boxed{{{n}}}"),) * 2
+        log.append("end")
+
+    verifier.start()
+    for group in verifier.groups(engine()):
+        log.append(f"group {group.prompt.id}")
+    # a group comes out as soon as the engine has delivered another one, and never later than that
+    at = {line: number for number, line in enumerate(log)}
+    for n in range(4):
+        assert at[f"sample {n}"] < at[f"group {n}"]
+        assert n >= 2 or at[f"group {n}"] < at[f"sample {n + 2}"]
+    assert [line for line in log if line.startswith("group")] == [f"group {n}" for n in range(4)]
+
+
+def test_a_mistake_of_the_engine_is_not_swallowed():
+    def engine():
+        yield PROMPT, (rollout(r"\boxed{2}"),)
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        list(Verifier("binary").groups(engine()))
+
+
+def test_no_group_comes_from_a_grader_that_cannot_grade(monkeypatch):
+    monkeypatch.setitem(PROBES, "exact", ([("a", "b")], []))
+    verifier = Verifier("binary", grading=Grading("exact", "text"), limits=Limits(workers=1, seconds=4))
+    groups = verifier.groups([(PROMPT, (rollout("2"),))] * 3)
+    with pytest.raises(GraderError, match="should be correct, was wrong"):
+        next(groups)
+    with pytest.raises(GraderError):
+        verifier.grade("2", "2")
+    with pytest.raises(GraderError):
+        verifier(PROMPT, rollout("2"))
+    verifier.workers.close()
+
+
+def test_verifiers_of_the_same_settings_share_their_workers():
+    one, other = Verifier("binary"), Verifier("sign", truncated_is_wrong=True, limit=9, cache=3)
+    assert one.workers is other.workers is shared(Grading(), Limits())
+    assert one == Verifier("binary") and hash(one) == hash(Verifier("binary"))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.scheme = "sign"
+
+
+SETTINGS = {
+    **{"domain": "exact", "answer": "text", "conventions": {"tolerance": 0.5}},
+    **{"seconds": 3.0, "cpu_seconds": 1.5, "memory_gib": 0.5, "workers": 1, "alarm": 0.01},
+}
+
+
+def test_a_verifier_is_configured_by_its_section():
+    verifier = Verifier.configured(SETTINGS, "sign", limit=8, cache=2)
+    assert verifier == Verifier(
+        "sign",
+        limit=8,
+        cache=2,
+        grading=Grading("exact", "text", Conventions(tolerance=0.5)),
+        limits=Limits(seconds=3.0, cpu_seconds=1.5, memory_gib=0.5, workers=1),
+    )
+    with pytest.raises(ContraposeError, match="'tolerance'"):
+        Verifier.configured({**SETTINGS, "conventions": {"tolerences": 0.5}}, "sign")
+    with pytest.raises(ContraposeError, match="did you mean 'exact'"):
+        Verifier.configured({**SETTINGS, "domain": "exactly"}, "sign")
 
 
 @pytest.mark.parametrize(

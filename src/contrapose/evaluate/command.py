@@ -29,6 +29,7 @@ def evaluate_model(
     top_p: float,
     max_tokens: int,
     limit: int | None = None,
+    verifier: Verifier = Verifier("binary"),
     dtype: str = "float32",
     seed: int = 0,
     out: Path | None = None,
@@ -63,7 +64,7 @@ def evaluate_model(
             lines.append(_row(group))
 
     sampling = Sampling(temperature, top_p, max_tokens)
-    result = evaluate(engine, Verifier("binary"), prompts, samples=samples, sampling=sampling, seed=seed, each=on_group)
+    result = evaluate(engine, verifier, prompts, samples=samples, sampling=sampling, seed=seed, each=on_group)
     row = {"model": model, "data": data, "template": template, "seed": seed, **result.to_dict(), "left_out": left_out}
     if out is not None and lines:
         lines.close()

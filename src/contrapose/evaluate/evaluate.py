@@ -15,7 +15,8 @@ from contrapose.verify.verifier import Verifier
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of ``evaluate``: accuracy is avg@samples with its 95 % interval, lengths are in tokens."""
+    """The result of ``evaluate``: accuracy is avg@samples with its 95 % interval, lengths are in tokens. ``no_answer``
+    and ``faults`` are shares of answers: without a box, and beyond the grader's limits (``types.FAULTS``)."""
 
     problems: int
     samples: int
@@ -26,6 +27,7 @@ class Evaluation:
     length_mean: float
     truncated: float
     no_answer: float
+    faults: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for ``eval.json``."""
@@ -44,9 +46,9 @@ def evaluate(
 ) -> Evaluation:
     """Draw ``samples`` answers to every prompt. ``each`` sees every finished group (progress, records)."""
     groups: list[Group] = []
-    for prompt, rollouts in engine.generate(prompts, samples, seed, sampling):
-        groups.append(Group(prompt, rollouts, tuple(verifier(prompt, r) for r in rollouts)))
-        each(groups[-1])
+    for group in verifier.groups(engine.generate(prompts, samples, seed, sampling)):
+        groups.append(group)
+        each(group)
     right = [g.correct for g in groups]
     total = len(groups) * samples
     return Evaluation(
@@ -58,5 +60,6 @@ def evaluate(
         pass_at_samples=pass_at_k(right, samples, samples),
         length_mean=sum(g.tokens for g in groups) / total,
         truncated=sum(r.finished == "length" for g in groups for r in g.rollouts) / total,
-        no_answer=sum(not v.boxed for g in groups for v in g.verdicts) / total,
+        no_answer=sum(v.status == "no_answer" for g in groups for v in g.verdicts) / total,
+        faults=sum(g.faults for g in groups) / total,
     )

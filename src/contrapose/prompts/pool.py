@@ -22,7 +22,8 @@ class Thresholds:
     of boxed but wrong answers is never trained as if it were right. ``"argmax_literal"`` is the paper's letter:
     the fraction with the highest reward. Then ``require_correct`` keeps groups without any correct rollout out of
     training and mastery. ``patience`` is how many visits in a row must be mastered. Mastery is tested first, as in
-    Algorithm 1; ``t_master = 1`` switches it off.
+    Algorithm 1; ``t_master = 1`` switches it off. A group with an answer that could not be graded within limits is
+    never mastered.
 
     ``mode`` ``"none"`` trains every drawn group. ``"variance"`` puts in place of the band whether the rewards differ:
     with mastery off, DAPO's dynamic sampling by its metric ``seq_reward``. By its default, ``acc``, that is the band
@@ -59,7 +60,7 @@ class Thresholds:
         rho = self.rho_of(group)
         if self.require_correct and group.correct == 0:
             return "too_hard"
-        if rho > self.t_master:
+        if rho > self.t_master and not group.faults:
             return "mastered"
         if self.mode == "variance":
             rewards = [v.reward for v in group.verdicts]

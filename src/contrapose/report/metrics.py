@@ -15,6 +15,11 @@ STEP = {
     "length_mean": "mean response length of all rollouts drawn, tokens",
     "truncated": "share of all rollouts drawn that reached the response limit",
     "no_answer": "share of all rollouts drawn without a boxed answer",
+    "unparsed": "share of all rollouts drawn whose answer could not be read as mathematics",
+    "verifier_faults": "share of all rollouts drawn that could not be graded within limits (too_long, timeout, memory, "
+    "crashed): worth a wrong answer",
+    "verdicts": "how many rollouts drawn had each verdict status",
+    "alarms": "what a person should look at, a line each",
     "entropy": "mean entropy of pi_old on the response tokens trained on, nats",
     "kl": "KL(pi_old || pi_theta) seen by the last update, k3, mean over its tokens, nats",
     "kl_coef": "coefficient of the trust region after the step",
@@ -30,6 +35,7 @@ STEP = {
     "pull": "total credit above 0, mean over updates",
     "push": "total credit below 0, as a positive number, mean over updates",
     "grad_norm": "norm of the gradient before clipping, mean over updates",
+    "seconds_verify": "seconds of grading, summed over all rollouts drawn, in processes beside the sampling",
     "seconds_rollout": "wall seconds spent sampling and verifying",
     "seconds_update": "wall seconds spent on old log-probs and updates",
     "seconds": "wall seconds of the step",
@@ -67,5 +73,5 @@ UPDATE = {
 }
 """One entry an optimizer step, in the list ``updates`` of its row."""
 
-TIME_FIELDS = ("seconds_rollout", "seconds_update", "seconds")
+TIME_FIELDS = ("seconds_verify", "seconds_rollout", "seconds_update", "seconds")
 """What may differ between two runs of the same seed."""

@@ -71,8 +71,8 @@ def collect(
         missing = wanted - len(out.accepted)
         prompts = pool.draw(min(pool.needed(missing), 2 * wanted) if refill else wanted - len(out.judged))
         found: dict[str, Group] = {}
-        for prompt, rollouts in engine.generate(prompts, k, seed_of(seed, out.rounds), sampling):
-            found[prompt.id] = Group(prompt, rollouts, tuple(verifier(prompt, r) for r in rollouts))
+        for group in verifier.groups(engine.generate(prompts, k, seed_of(seed, out.rounds), sampling)):
+            found[group.prompt.id] = group
             each()
         fates = [pool.judge(found[p.id]) for p in prompts]  # in the order of drawing, not of finishing
         pool.observe(fates.count("train"), len(fates))

@@ -17,7 +17,7 @@ import torch
 from contrapose.rollout.sampler import seed_of
 from contrapose.train.collate import collate, logp_of
 from contrapose.train.collect import Collected, collect
-from contrapose.train.measure import after_row, kl_seen, step_row, update_row
+from contrapose.train.measure import after_row, kl_seen, step_row, update_row, verifier_alarm
 from contrapose.train.record import group_row, ledger_rows, trained_rows
 from contrapose.train.run import Run
 from contrapose.train.update import update
@@ -96,7 +96,8 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
         run.ledger.append(row)
     row = step_row(step + 1, drawn, run.pool.mastered, entropy, updates)
     end = time.perf_counter()
-    row |= {"kl_coef": run.now.kl_coef}
+    alarm = verifier_alarm([group for group, _, _ in drawn.judged], config.verify.alarm)
+    row |= {"kl_coef": run.now.kl_coef, "alarms": [alarm] if alarm else []}
     row |= {"seconds_rollout": sampled - start, "seconds_update": end - sampled, "seconds": end - start}
     run.metrics.append(row)
     return row

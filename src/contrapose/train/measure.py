@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any, get_args
@@ -25,7 +26,7 @@ from contrapose.objectives.score import log_ratio
 from contrapose.objectives.trust import KLAggregate, kl_old
 from contrapose.train.collect import Collected
 from contrapose.train.update import Pushed
-from contrapose.types import Now
+from contrapose.types import FAULTS, Group, Now
 
 OVER_UPDATES = (
     *("margin", "margin_share", "effective_negatives", "score_gap", "logp_positive", "logp_negative"),
@@ -127,12 +128,37 @@ def step_row(
         "kept_tokens": sum(g.tokens for g in drawn.accepted),
         "length_mean": fmean(len(r.tokens) for r in rollouts),
         "truncated": fmean(r.finished == "length" for r in rollouts),
-        "no_answer": fmean(not v.boxed for v in verdicts),
+        "no_answer": fmean(v.status == "no_answer" for v in verdicts),
+        "unparsed": fmean(v.status == "unparsed" for v in verdicts),
+        "verifier_faults": fmean(v.status in FAULTS for v in verdicts),
+        "seconds_verify": sum(v.seconds for v in verdicts),
+        "verdicts": dict(Counter(v.status for v in verdicts).most_common()),
         "entropy": entropy,
         "kl": updates[-1]["kl"] if updates else None,
         **{key: over_updates(key) for key in OVER_UPDATES},
         "updates": list(updates),
     }
+
+
+def verifier_alarm(groups: Sequence[Group], rate: float, shown: int = 3) -> str | None:
+    """One line when more than ``rate`` of the answers could not be graded within limits, with examples."""
+    found = [
+        f"{verdict.status} for {group.prompt.id}: {_tail(verdict.boxed or rollout.text)}"
+        for group in groups
+        for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True)
+        if verdict.status in FAULTS
+    ]
+    share = len(found) / max(1, sum(len(group.verdicts) for group in groups))
+    if share <= rate:
+        return None
+    return f"{share:.1%} of the answers could not be graded within limits (verify.alarm {rate:.1%}): " + "; ".join(
+        found[:shown]
+    )
+
+
+def _tail(text: str, width: int = 60) -> str:
+    """The end of a text, quoted, whatever it holds."""
+    return repr(text if len(text) <= width else "..." + text[-width:])
 
 
 def _mean(x: Tensor) -> float | None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 import contrapose
-from contrapose.config import Config
 from contrapose.evaluate.evaluate import evaluate
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.zoo import ZOO, hyperparameters_of
@@ -27,6 +26,7 @@ from contrapose.prompts.template import render_all, wraps_in_chat
 from contrapose.report.log import JsonLines
 from contrapose.rollout.decode import EmbeddedEngine
 from contrapose.rollout.sampler import Sampling, seed_of
+from contrapose.settings import Config
 from contrapose.train import checkpoint
 from contrapose.train.stop import StopRequest
 from contrapose.types import ContraposeError, Group, Now, Prompt
@@ -54,6 +54,19 @@ def make_objective(config: Config, name: str | None = None) -> Objective:
         raise ContraposeError(str(error)) from None
 
 
+def make_verifier(config: Config) -> Verifier:
+    """The configured verifier. Its workers start, to be ready when the model is loaded."""
+    verifier = Verifier.configured(
+        config.verify.model_dump(),
+        config.reward.scheme,
+        truncated_is_wrong=config.reward.truncated == "wrong",
+        limit=config.rollout.max_tokens,
+        cache=round(config.reward.overlong * config.rollout.max_tokens),
+    )
+    verifier.start()
+    return verifier
+
+
 class Run:
     """Everything a loop needs: policy, engine, verifier, pool, optimizer, schedules, and the files of the run.
 
@@ -75,6 +88,7 @@ class Run:
         self.on_group, self.on_eval, self.on_trained = on_group, on_eval, on_trained
         self._left_out = {"train": 0, "test": 0}
         self.objective = make_objective(config)
+        self.verifier = make_verifier(config)
         self.others = {name: make_objective(config, name) for name in ZOO if name != config.objective.name}
         self.now = self.objective.start()
         self.step = 0
@@ -94,12 +108,6 @@ class Run:
         eos = eos_ids(self.model, self.tokenizer)
         self.engine = EmbeddedEngine(self.model, self.tokenizer, eos, cache_gib=config.rollout.cache_gib)
         self._check_context()
-        self.verifier = Verifier(
-            config.reward.scheme,
-            truncated_is_wrong=config.reward.truncated == "wrong",
-            limit=config.rollout.max_tokens,
-            cache=round(config.reward.overlong * config.rollout.max_tokens),
-        )
         self.sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_tokens)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),

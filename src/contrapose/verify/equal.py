@@ -1,82 +1,101 @@
-"""Mathematical equality of two answers: exactly and fast where both are plain numbers, else by math-verify."""
+"""Whether two answers are equal: at once where both are plain numbers, else by their trees, else by math-verify."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Literal
 
-_NOISE = re.compile(r"(\\\\)|\\[!,;:]|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle(?![a-z])|\\?\$")
-_SPACE = re.compile(r"(\d)(?:\s|\\ |~)+(?=\d)|(?:\s|(?<!\\)\\ |~)+")
-_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[, ]\d{3})+")
-_NUMBER = re.compile(r"[+-]?(?:\d{1,400}(?:\.\d{0,400})?|\.\d{1,400})")
-_RATIO = re.compile(
-    r"([+-]?)(?:(\d{1,400})/(\d{1,400})|\\[dt]?frac\{([+-]?\d{1,400})\}\{(\d{1,400})\}|\\[dt]?frac(\d)(\d))"
-)
+from contrapose.verify.answer import boxed
+from contrapose.verify.conventions import Conventions
+from contrapose.verify.meaning import symbolic
+from contrapose.verify.meaning.structure import matches
+from contrapose.verify.syntax.grammar import parse
+from contrapose.verify.syntax.notation import clean, tokens, words
+from contrapose.verify.syntax.tree import Node, Unreadable
+
+Judgement = Literal["correct", "wrong", "unparsed", "too_long"]
 LONGEST_ANSWER = 2_000
-"""Characters. No answer is longer, and symbolic mathematics on more is not worth its time."""
+"""Characters. No answer is longer, and mathematics on more is not worth its time."""
+_WORD = re.compile(r"[^\W\d_]{3}")
+_NOISE = re.compile(r"(\\\\)|\\[!,;: ]|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle(?![a-z])|(?<!\\)\$|\\[()\[\]]")
+_SPACE = re.compile(r"(\d,?)\s+(?=[\d.])|([a-zA-Z])\s+(?=[a-zA-Z])|\s+")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)")
+_FRACTION = re.compile(
+    r"([+-]?)(?:(\d+)(?: (?=\d+/)| ?(?=\\)))?"
+    r"(?:([+-]?\d+)/(\d+)|\\[dtc]?frac(?:\{([+-]?\d+)\}\{(\d+)\}|(\d) ?(\d)|\{(\d+)\}(\d)))"
+)
 
 
-def equal(gold: str, answer: str) -> bool:
-    """Whether ``answer`` has the value of ``gold``. Both are LaTeX or plain text without their box."""
-    plain_gold, plain_answer = _normal(gold), _normal(answer)
-    if plain_gold == plain_answer:
-        return bool(plain_gold)
-    exact_gold, exact_answer = number(plain_gold), number(plain_answer)
-    if exact_gold is not None and exact_answer is not None:
-        return exact_gold == exact_answer
+def equal(gold: str, answer: str, conventions: Conventions = Conventions()) -> bool:
+    """Whether ``answer`` is right where ``gold`` is. Both are LaTeX or plain text without their box."""
+    return compare(gold, answer, conventions) == "correct"
+
+
+def compare(gold: str, answer: str, conventions: Conventions = Conventions()) -> Judgement:
+    """The verdict on ``answer``. A gold in boxes is what they hold."""
+    decided = exact(gold, answer, conventions)
+    if decided is not None:
+        return "correct" if decided else "wrong"
     if len(answer) > LONGEST_ANSWER:
+        return "too_long"
+    gold = boxed(gold, every=True) or gold
+    left, right = _read(gold, conventions), _read(answer, conventions)
+    if _WORD.search(gold) and "" != words(gold) == words(answer):
+        return "correct"
+    if left is not None and right is not None:
+        return "correct" if matches(left, right, conventions) else "wrong"
+    if symbolic.is_algebra(gold + answer) and symbolic.equal(gold, answer):
+        return "correct"
+    return "unparsed" if right is None else "wrong"
+
+
+def exact(gold: str, answer: str, conventions: Conventions = Conventions()) -> bool | None:
+    """The verdict where it takes no parsing: the same text, or two plain numbers; None for anything else."""
+    gold, answer = _normal(gold), _normal(answer)
+    if not gold or not answer:
         return False
-    return _symbolically_equal(gold, answer, exact_gold, exact_answer)
+    if gold == answer:
+        return True
+    left = number(gold, conventions)
+    right = None if left is None else number(answer, conventions)
+    if left is None or right is None:
+        return None
+    return abs(left - right) <= Fraction(conventions.tolerance) * abs(left)
 
 
-def number(text: str) -> Fraction | None:
-    """The exact value of an integer, decimal or simple fraction; None for anything else."""
-    if _THOUSANDS.fullmatch(text):
+def number(text: str, conventions: Conventions = Conventions()) -> Fraction | None:
+    """The exact value of an integer, decimal, simple fraction or mixed number; None for anything else."""
+    if len(text) > LONGEST_ANSWER:
+        return None
+    separated = conventions.thousands and not (conventions.decimal_comma and "," in text)
+    if separated and _THOUSANDS.fullmatch(text):
         text = text.replace(",", "").replace(" ", "")
     if _NUMBER.fullmatch(text):
         return Fraction(text)
-    if match := _RATIO.fullmatch(text):
-        sign, *parts = match.groups()
-        top, bottom = (int(p) for p in parts if p is not None)
-        return None if bottom == 0 else Fraction(-top if sign == "-" else top, bottom)
-    return None
+    match = _FRACTION.fullmatch(text)
+    if not match:
+        return None
+    sign, whole, *parts = match.groups()
+    top, bottom = (int(part) for part in parts if part is not None)
+    if bottom == 0 or (whole and not 0 < top < bottom):
+        return None
+    value = int(whole or 0) + Fraction(top, bottom)
+    return -value if sign == "-" else value
 
 
 def _normal(text: str) -> str:
-    """``text`` without spacing, sizing and dollar signs. Digits that a space parts stay apart (``1 1/2``)."""
-    text = _NOISE.sub(lambda m: m.group(1) or "", text)
-    return _SPACE.sub(lambda m: m.group(1) + " " if m.group(1) else "", text).strip().removesuffix(".")
-
-
-def _symbolically_equal(gold: str, answer: str, exact_gold: Any, exact_answer: Any) -> bool:
-    from math_verify import verify
-
-    parsed_gold, parsed_answer = _parse(gold), _parse(answer)
-    if not verify(parsed_gold, parsed_answer):
-        return False
-    # math-verify compares numbers to six digits; where both are rational we can do better
-    exact_gold = _rational(parsed_gold) if exact_gold is None else exact_gold
-    exact_answer = _rational(parsed_answer) if exact_answer is None else exact_answer
-    return exact_gold is None or exact_answer is None or bool(exact_gold == exact_answer)
-
-
-def _rational(parsed: list[Any]) -> Fraction | None:
-    """The exact value of a parsed answer that is a rational number written without decimals, else None."""
-    expression: Any = parsed[0] if parsed else None
-    if not getattr(expression, "is_rational", None):
-        return None
-    value = expression.doit()
-    return Fraction(int(value.p), int(value.q)) if value.is_Rational else None
+    """``text`` without spacing, sizing and dollar signs. What a space parts stays apart (``1 1/2``)."""
+    text = _NOISE.sub(lambda m: m[1] or " ", text) if "\\" in text or "$" in text else text
+    text = text.replace("{,}", ",")
+    return _SPACE.sub(lambda m: f"{m[1] or m[2]} " if m[1] or m[2] else "", text).strip().removesuffix(".")
 
 
 @lru_cache(maxsize=4096)
-def _parse(text: str) -> list[Any]:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
-
-    # boxed again, so that the whole answer is read and not only its last number
-    parsed: list[Any] = parse(
-        rf"\boxed{{{text}}}", [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    )
-    return parsed
+def _read(text: str, conventions: Conventions) -> Node | None:
+    try:
+        return parse(tokens(clean(text, conventions)))
+    except Unreadable:
+        return None

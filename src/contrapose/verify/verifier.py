@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from contrapose.types import Prompt, Rollout, Verdict
-from contrapose.verify.answer import boxed
-from contrapose.verify.equal import equal
+from contrapose.types import Group, Prompt, Rollout, Verdict
+from contrapose.verify.grading import Finding, Grading, grading_of
+from contrapose.verify.processes import Limits
+from contrapose.verify.workers import Workers, shared
 
 
 class Rewards(NamedTuple):
@@ -37,10 +40,12 @@ def overlong_punishment(length: int, limit: int, cache: int) -> float:
 
 @dataclass(frozen=True)
 class Verifier:
-    """Judges rollouts by their last boxed answer. ``scheme`` names one of ``SCHEMES``.
+    """Judges rollouts, in processes of their own. ``scheme`` names one of ``SCHEMES``.
 
+    Only ``correct`` earns the right answer's reward and only ``no_answer`` that of no answer: whatever else became of
+    an answer is worth a wrong one; in domains with partial credit, a score between is worth as much of the way.
     With ``truncated_is_wrong`` a rollout cut off at the limit is wrong whatever it boxed, so that a policy cannot
-    box its answer and never stop; without it, the verifier decides. With a ``cache`` above 0, the last so many
+    box its answer and never stop; without it, the grader decides. With a ``cache`` above 0, the last so many
     tokens before ``limit`` cost reward (``overlong_punishment``); what is correct stays correct.
     """
 
@@ -48,24 +53,67 @@ class Verifier:
     truncated_is_wrong: bool = False
     limit: int = 0
     cache: int = 0
+    grading: Grading = Grading()
+    limits: Limits = Limits()
+
+    @classmethod
+    def configured(cls, settings: Mapping[str, Any], scheme: str, **rest: Any) -> Verifier:
+        """From the keys of ``[verify]``. Raises ContraposeError that names one that is not valid."""
+        grading = grading_of(settings["domain"], settings["answer"], settings["conventions"])
+        limits = Limits(**{key: settings[key] for key in Limits.__dataclass_fields__})
+        return cls(scheme, **rest, grading=grading, limits=limits)
+
+    @property
+    def workers(self) -> Workers:
+        """Where the grading is done, shared by all verifiers of these settings."""
+        return shared(self.grading, self.limits)
+
+    def start(self) -> None:
+        """Start the workers in the background; otherwise the first response does."""
+        shared(self.grading, self.limits)
 
     def __call__(self, prompt: Prompt, rollout: Rollout) -> Verdict:
-        verdict = self.grade(prompt.answer, rollout.text)
-        if verdict.correct and self.truncated_is_wrong and rollout.finished == "length":
-            verdict = replace(verdict, reward=SCHEMES[self.scheme].wrong, correct=False, status="wrong")
-        if self.cache:
-            punishment = overlong_punishment(len(rollout.tokens), self.limit, self.cache)
-            verdict = replace(verdict, reward=verdict.reward + punishment)
-        return verdict
+        [group] = self.groups([(prompt, (rollout,))])
+        return group.verdicts[0]
+
+    def groups(self, finished: Iterable[tuple[Prompt, Sequence[Rollout]]]) -> Iterator[Group]:
+        """The groups in the order in which they finish; each is graded while the next ones are sampled.
+
+        Raises GraderError before the first group if the grader fails its self-test.
+        """
+        waiting: deque[tuple[Prompt, Sequence[Rollout], list[Future[Finding]]]] = deque()
+        for prompt, rollouts in finished:
+            waiting.append((prompt, rollouts, [self.workers.submit(prompt.answer, r.text) for r in rollouts]))
+            while waiting and all(future.done() for future in waiting[0][2]):
+                yield self._group(*waiting.popleft())
+        while waiting:
+            yield self._group(*waiting.popleft())
 
     def grade(self, gold: str, text: str) -> Verdict:
         """The verdict on a whole response."""
-        start, rewards = time.perf_counter(), SCHEMES[self.scheme]
-        answer = boxed(text)
-        if not answer:
-            reward, status = rewards.no_answer, "no_answer"
-        elif equal(gold, answer):
-            reward, status = rewards.correct, "correct"
+        self.workers.check()
+        return self.verdict(self.workers.submit(gold, text).result())
+
+    def verdict(self, found: Finding) -> Verdict:
+        """What a finding is worth."""
+        rewards = SCHEMES[self.scheme]
+        if found.status == "no_answer":
+            reward = rewards.no_answer
         else:
-            reward, status = rewards.wrong, "wrong"
-        return Verdict(reward, status == "correct", answer, status, time.perf_counter() - start)
+            reward = rewards.wrong + found.score * (rewards.correct - rewards.wrong)
+        return Verdict(reward, found.status == "correct", found.answer, found.status, found.seconds)
+
+    def _group(self, prompt: Prompt, rollouts: Sequence[Rollout], futures: list[Future[Finding]]) -> Group:
+        self.workers.check()
+        verdicts = (self._verdict(r, f.result()) for r, f in zip(rollouts, futures, strict=True))
+        return Group(prompt, tuple(rollouts), tuple(verdicts))
+
+    def _verdict(self, rollout: Rollout, found: Finding) -> Verdict:
+        cut = self.truncated_is_wrong and rollout.finished == "length"
+        if cut and (found.status == "correct" or found.score > 0):
+            found = found._replace(status="wrong", score=0.0)
+        verdict = self.verdict(found)
+        if not self.cache:
+            return verdict
+        punishment = overlong_punishment(len(rollout.tokens), self.limit, self.cache)
+        return replace(verdict, reward=verdict.reward + punishment)

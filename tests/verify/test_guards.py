@@ -1,0 +1,55 @@
+r"""What is too large or too deep is refused before anything is computed."""
+
+import time
+
+import pytest
+
+from contrapose.verify.equal import LONGEST_ANSWER, compare
+
+SIZE = LONGEST_ANSWER - 20
+GREAT = [
+    "9^{9^{9}}", "1.0000001^{99999999}", r"\pi^{99999999}", "(1+i)^{99999}", "e^{e^{e^{e^{e}}}}", "x^{x^{x^{x}}}",
+    "(x+1)^{99999}", "i^{99999999999}", "99999!", "4999.5!", "n!^{n!}", "3!!!!", r"\binom{9999999}{5000000}",
+    r"\sum_{k=1}^{9999999} k", r"\prod_{k=1}^{5000} k^k", r"\sum_{k=1}^{9999}\sum_{j=1}^{9999} jk", "1e9999", "1e-9999",
+    r"\tan 10^{100000}", r"\cosh(10^{9})", r"\log_{1.0000001} 2", r"\gcd(10^{10000}, 7^{3000})",
+    r"\int_0^1 \int_0^1 e^{\sin(x^y)} dx dy", r"\lim_{n\to\infty} n!^{1/n}",
+]  # fmt: skip
+DEEP = [
+    "1/" * (SIZE // 2) + "1",
+    r"\frac" * (SIZE // 5),
+    r"\sqrt" * (SIZE // 5) + "2",
+    "(" * (SIZE // 2) + "1" + ")" * (SIZE // 2),
+    r"1\pm " * (SIZE // 5) + "1",
+    "3" + "!" * SIZE,
+    "3" + "%" * SIZE,
+    "3" + "°" * SIZE,
+    r"(1,2)\cup" * (SIZE // 9) + "(1,2)",
+    "2^" * (SIZE // 2) + "2",
+    "2^{" * (SIZE // 4) + "2" + "}" * (SIZE // 4),
+    "-" * SIZE + "1",
+    r"\sin" * (SIZE // 4) + "x",
+    "|" * SIZE,
+    "x_{" * (SIZE // 4) + "1" + "}" * (SIZE // 4),
+    r"\sum_{k=1}^{9}" * (SIZE // 14) + "k",
+]
+
+
+@pytest.mark.parametrize("answer", [*GREAT, *DEEP], ids=lambda text: text[:30])
+def test_what_cannot_be_computed_is_no_answer_and_costs_nothing(answer):
+    start = time.process_time()
+    for gold in ("7", "x+1", r"\pi"):
+        assert compare(gold, answer) in ("wrong", "unparsed")
+        assert compare(answer, gold) in ("wrong", "unparsed")
+    assert time.process_time() - start < 10.0  # the first limit or integral imports sympy
+
+
+@pytest.mark.parametrize("text", GREAT)
+def test_it_is_still_itself_and_no_more(text):
+    assert compare(text, text) == "correct"
+    assert compare(text, f"{text} + 1") != "correct"
+
+
+def test_long_lists_are_compared_in_any_order():
+    numbers = [str(i) for i in range(400)]
+    assert compare(", ".join(numbers), ", ".join(numbers[::-1])) == "correct"
+    assert compare(", ".join(numbers), ", ".join([*numbers[:0:-1], "400"])) == "wrong"
