@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
-.PHONY: demo test lint slow peers mutants clean
+.PHONY: demo test lint slow gym peers mutants clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/contrapose train
@@ -11,6 +11,10 @@ test: $(VENV)/installed
 
 slow: $(VENV)/installed
 	$(VENV)/bin/pytest -m slow
+
+gym: $(VENV)/installed
+	$(VENV)/bin/pip install -q -c constraints.txt -e '.[gym]'
+	$(VENV)/bin/pytest tests/verify/test_grading.py -k gym
 
 peers: .venv-trl/installed .venv-verl/installed
 	.venv-trl/bin/pytest -m slow tests/peers/test_trl.py

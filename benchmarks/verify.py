@@ -85,7 +85,7 @@ def pool(times: int = 50) -> None:
         for _ in range(times):
             start = time.perf_counter()
             worker = workers.nursery.bear()
-            worker.send([("2", "2")])
+            worker.send([json.dumps(["2", "2"]).encode()], 5.0)
             worker.receive(5.0)
             births.append(time.perf_counter() - start)
             worker.kill()

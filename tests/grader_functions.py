@@ -58,16 +58,25 @@ def _swallow(verdict):
     try:
         _eat()
     except MemoryError:
-        return verdict == "right"
+        return {"right": True, "half": 0.5}.get(verdict, False)
     raise AssertionError("there is no end to the memory")
 
 
 def _peak(mebibytes):
-    """Take what there is; the greatest address space and resident size, as a share of ``mebibytes``."""
+    """Take what there is; say the greatest address space and resident size, as a share of ``mebibytes``."""
     with suppress(MemoryError):
         _eat(4 * int(mebibytes) * 2**20)
     peak = int(re.search(r"VmPeak:\s*(\d+)", Path("/proc/self/status").read_text())[1])
-    return max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024 / int(mebibytes)
+    raise ValueError(max(peak, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024 / int(mebibytes))
+
+
+HOARD = []
+
+
+def _hoard(mebibytes):
+    """Keep some memory, and call the answer wrong."""
+    HOARD.append(b"x" * (int(mebibytes) << 20))
+    return False
 
 
 def _spin(seconds):
@@ -136,6 +145,7 @@ ACTS = {
     "eat": lambda _: bool(_eat()),
     "swallow": _swallow,
     "peak": _peak,
+    "hoard": _hoard,
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda code: os._exit(int(code)),
     "segfault": lambda _: ctypes.string_at(0),

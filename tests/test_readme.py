@@ -1,11 +1,17 @@
 """The README tells of today's code: its example runs, its tree is the tree."""
 
+import json
 import re
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 import contrapose
+from contrapose.settings import VerifyConfig
+from contrapose.types import Status
+from contrapose.verify.conventions import Conventions
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -40,3 +46,16 @@ def test_the_recipes_are_the_ones_named():
     assert "abacus.toml" in shipped and {f"{name}.toml" for name in contrapose.objectives()} < shipped
     for name in re.findall(r"`(\w+/[\w./]+)`", README.partition("## Train")[2].partition("## The idea")[0]):
         assert f"{name}.toml" in shipped
+
+
+def test_the_page_on_evaluation_names_every_status_and_switch_as_it_is():
+    page = (ROOT / "docs" / "evaluation.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| [^|]+ \| (?:right|wrong|no answer) \|$", page, re.M) == list(get_args(Status))
+    switches = {
+        name: json.loads(default) for name, default in re.findall(r"^\| `(\w+)` \| (true|false|[\d.]+) \|", page, re.M)
+    }
+    assert switches == {field.name: field.default for field in fields(Conventions)}
+    for key in re.findall(r"verify\.(?:conventions\.)?(\w+)", page):
+        assert key in VerifyConfig.model_fields or key in switches or key == "NAME"
+    for limit, default in (("cpu_seconds", 2), ("seconds", 5), ("memory_gib", 1)):
+        assert f"`verify.{limit}` ({default})" in page and VerifyConfig.model_fields[limit].default == default

@@ -197,7 +197,8 @@ def verify(
 ) -> None:
     """Judge answers: a line of status, reward, correct, seconds for each line of input, in order.
 
-    The answer is what is boxed last, or stated ("the answer is"), or the prediction itself.
+    The answer is what is boxed last, or stated ("the answer is"), or the prediction itself. A line that cannot be read
+    has an error in place of a verdict, and the exit code is then 2.
     """
     from contrapose.config import verify_settings
     from contrapose.screen import Rows

@@ -89,7 +89,7 @@ class VerifyConfig(Section):
     seconds: float = Field(5.0, gt=0)  # wall time one answer may cost
     memory_gib: float = Field(1.0, gt=0)  # of a worker
     workers: int = Field(0, ge=0)  # 0: one for each processor, at most 8
-    alarm: float = Field(0.01, ge=0, le=1)  # share of answers that could not be graded within these limits
+    alarm: float = Field(0.01, ge=0, le=1)  # share of a step's answers beyond these limits
 
 
 class OptimConfig(Section):

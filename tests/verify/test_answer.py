@@ -142,6 +142,12 @@ def test_what_is_thought_is_no_answer(text, answer):
         ("work\nAnswer: $335$", "335"),
         ("Final Answer: **73**", "73"),
         ("**Answer:** 12 cm", "12 cm"),
+        ("She has 3 + 4 = 7.\n#### 42", "42"),
+        ("Work 5.\n#### $1,234\n", "$1,234"),
+        ("#### 3. The third step\nThe answer is 5.", "5"),
+        ("<answer>The answer is 7</answer>", "7"),
+        ("The answer is 5 because 2+3=5 and 10-5=5", "5"),
+        ("The answer is 5, not 6.", "5"),
         ("Answer: The final answer is $(0, 0)$. I hope it is correct.", "(0, 0)"),
         (r"First \boxed{255}. So there are more. Final Answer: The final answer is $10,455$.", "10,455"),
         (r"The answer is 3. No: \boxed{4}", "4"),
@@ -206,6 +212,7 @@ def test_a_megabyte_is_read_whatever_it_holds(text, answer):
 @pytest.mark.parametrize(
     "part",
     ["a", "ab ", "1", "1,", "$", "$a", r"\(", r"\[", "<answer>", "<answer>1</answer>", "answer is ", "Final answer: ",
+     "#### 1", "\n#### 1 ",
      "answer: ** ", "answer" + " " * 20, r"\text{", ". ", "a=", "</think>", "1" + " " * 999, "\\", "\u4e2d"],
 )  # fmt: skip
 def test_a_megabyte_of_prose_is_read_in_no_time(part):

@@ -31,6 +31,13 @@ DEEP = [
     "|" * SIZE,
     "x_{" * (SIZE // 4) + "1" + "}" * (SIZE // 4),
     r"\sum_{k=1}^{9}" * (SIZE // 14) + "k",
+    r"x\ne 1, " * (SIZE // 8),
+    "x>1 or " * (SIZE // 7),
+    "5 m/" * (SIZE // 4),
+    "(A) " * (SIZE // 4),
+    "{2 \\over " * (SIZE // 9),
+    "5 million " * (SIZE // 10),
+    r"\log " * (SIZE // 5) + "2",
 ]
 
 

@@ -13,7 +13,7 @@ from contrapose.verify.verifier import SCHEMES, Verifier, overlong_punishment
 from contrapose.verify.workers import Workers, shared
 
 PROMPT = Prompt("p", "1+1=", "2")
-ACT = {"grading": Grading("grader_functions:act"), "limits": Limits(seconds=1, cpu_seconds=0.5, memory_gib=0.25)}
+ACT = {"grading": Grading("grader_functions:act"), "limits": Limits(seconds=2, cpu_seconds=0.7, memory_gib=0.125)}
 
 
 def rollout(text, finished="stop"):

@@ -25,7 +25,7 @@ from contrapose.verify.workers import AT_ONCE, LONGEST_TEXT, Workers, shared
 TESTS = Path(__file__).parents[1]
 ACT = Grading("grader_functions:act", answer="text")
 EXACT = Grading("exact", answer="text")
-LIMITS = Limits(seconds=1, cpu_seconds=0.5, memory_gib=0.25, workers=2)
+LIMITS = Limits(seconds=1, cpu_seconds=0.5, memory_gib=0.125, workers=2)
 PATIENCE = 10
 """Seconds after which something hangs."""
 
@@ -240,10 +240,21 @@ def test_processor_time_is_counted_for_each_item_alone():
 
 
 def test_the_memory_of_a_worker_is_bounded(acts):
-    """The grader reports its peak, as a share of the limit, as its score."""
+    """The grader's error is its peak, as a share of the limit."""
     finding = acts.submit("", f"peak {int(LIMITS.memory_gib * 1024)}").result(PATIENCE)
     assert finding.status == "memory"
-    assert 0.5 < finding.score <= 1
+    assert 0.5 < float(finding.note.removeprefix("ValueError: ")) <= 1
+
+
+def test_a_memory_bomb_earns_no_part_of_the_reward(acts):
+    assert acts.submit("", "swallow half").result(PATIENCE)[:3:2] == ("memory", 0.0)
+
+
+def test_what_many_answers_leave_behind_is_not_blamed_on_the_last():
+    """The worker is replaced when it has grown, and nobody's verdict changes."""
+    with Workers(ACT, Limits(memory_gib=0.25, workers=1)) as pool:
+        found = results([pool.submit("", "hoard 10") for _ in range(30)])
+    assert {f.status for f in found} == {"wrong"}
 
 
 def test_memory_is_measured_from_what_the_grader_itself_needs(tmp_path, monkeypatch):

@@ -15,10 +15,11 @@ _LONGEST_CONNECTOR = 60
 _THOUGHT = "</think>"
 _TAG = re.compile(r"<answer>((?:(?!<answer>|</answer>).)*)</answer>", re.DOTALL)
 _PHRASE = re.compile(
-    r"(?i)\b(final\s{1,9})?answers?(?:\s{1,9}(?:is|are)\b|\s{0,9}\*{0,2}\s{0,9}:)(?:\s{0,9}\*{0,2}:)?\*{0,2}"
+    r"(?i)(?m:^)####(?= ?[-$.\d]\S{0,40}[ \t]{0,9}(?m:$))|"
+    r"\b(final\s{1,9})?answers?(?:\s{1,9}(?:is|are)\b|\s{0,9}\*{0,2}\s{0,9}:)(?:\s{0,9}\*{0,2}:)?\*{0,2}"
 )
 _FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\(((?:(?!\\[()]).)*)\\\)|\\\[((?:(?!\\[\[\]]).)*)\\\]", re.DOTALL)
-_SENTENCE_END = re.compile(r"\.(?=\s|$)|[!?。](?!\d)|\n|<\|")
+_SENTENCE_END = re.compile(r"\.(?=\s|$)|[!?。](?!\d)|\n|<\||,?\s(?:because|since|which)\b|,\s?not\b")
 _NUMBER = re.compile(r"[-+]?(?:\\?\$\s?)?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 _NO_PROSE = re.compile(r"\\(?:text|mathrm|mbox|textbf|operatorname)\s{0,9}\{[^{}]*\}|\\[a-zA-Z]+|\b[^\W\d_]+\s?[:=]")
 _WORD = re.compile(r"[^\W\d_]{2,}")
@@ -45,7 +46,8 @@ def boxed(text: str, *, every: bool = False) -> str | None:
 
 def find(text: str, *, phrases: bool = False) -> str | None:
     """The boxed answer. With ``phrases``, and in this order: what "Final answer:" states after the last box; the box;
-    the last <answer> tag; the last "answer is"; ``text`` itself where it is no prose; its last formula or number."""
+    the last <answer> tag; the last "answer is" or "####"; ``text`` itself where it is no prose; its last formula or
+    number."""
     text = _after_thought(text)
     found, end = _last_boxes(text, every=False)
     if not phrases:
@@ -54,7 +56,10 @@ def find(text: str, *, phrases: bool = False) -> str | None:
     if found is not None:
         stated = [match for match in stated if match[1]]
     elif tags := _TAG.findall(text):
-        return str(tags[-1]).strip()
+        text = tags[-1].strip()
+        stated = list(_PHRASE.finditer(text))
+        if not stated:
+            return text
     for match in reversed(stated):
         if clause := _clause(text[match.end() : match.end() + _LONGEST_CLAUSE]):
             return clause

@@ -38,7 +38,8 @@ class Summary:
         share = f", {right / rows:.1%} correct" if rows else ""
         rate = f", {rows / self.seconds:,.0f} a second" if rows else ""
         counts = ", ".join(f"{status} {count}" for status, count in self.statuses.most_common())
-        return [f"{rows} rows{share}{rate}", *([counts] if counts else []), *self.faults]
+        unread = f", {len(self.broken)} lines could not be read" if self.broken else ""
+        return [f"{rows} rows{share}{rate}{unread}", *([counts] if counts else []), *self.faults]
 
 
 def opened(file: str) -> tuple[BinaryIO, int | None]:
@@ -120,7 +121,7 @@ def _row(line: bytes, keys: tuple[str, str]) -> tuple[str, str] | str:
     if not isinstance(row, dict):
         return f"expected an object with {keys[0]!r} and {keys[1]!r}, found {type(row).__name__}"
     for key in keys:
-        if not isinstance(row.get(key), str | int | float):
+        if isinstance(row.get(key), bool) or not isinstance(row.get(key), str | int | float):
             return f"no text under {key!r}" + (f" (it has {', '.join(map(repr, list(row)[:8]))})" if row else "")
     gold, prediction = (str(row[key]) for key in keys)
     return gold, prediction

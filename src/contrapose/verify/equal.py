@@ -13,12 +13,22 @@ from contrapose.verify.meaning import symbolic
 from contrapose.verify.meaning.structure import matches
 from contrapose.verify.syntax.grammar import parse
 from contrapose.verify.syntax.notation import clean, tokens, words
-from contrapose.verify.syntax.tree import Node, Unreadable
+from contrapose.verify.syntax.tree import Node, Unreadable, symbols
+from contrapose.verify.syntax.units import is_unit
 
 Judgement = Literal["correct", "wrong", "unparsed", "too_long"]
 LONGEST_ANSWER = 2_000
 """Characters. No answer is longer, and mathematics on more is not worth its time."""
-_WORD = re.compile(r"[^\W\d_]{3}")
+_WORD = re.compile(r"[^\W\d_]{3}|(?i:\bno\b)")
+_LETTER = re.compile(r"(?:\\(?:text[a-z]*|mathrm|mathbf|mbox)\s?\{)?[\s(]*([A-J])[\s).}]*")
+_CHOICE = re.compile(
+    r"\$?(?:\\(?:text[a-z]*|mathrm|mathbf|mbox)\s?\{)?\s?(?:\(([A-J])\)|([A-J])[.)](?!\d))"
+    r"(?:[\s}$~:.,]|\\[ ,;:]|\\q?quad(?![a-z]))+(?=[\w$(\[-]|\\(?!c[au]p))"
+)
+_UNIT = re.compile(
+    r"(?:(?<=[\d)}])|(?<=\\pi))(?:\s|\\[,;: ]|~)+"
+    r"([a-zA-Z]{1,4}(?:\^(?:\{-?\d\}|\d))?(?:(?:\s?(?:/|\\cdot|·)\s?|\s)[a-zA-Z]{1,4}(?:\^(?:\{-?\d\}|\d))?){0,5})[\s$.]*$"
+)
 _NOISE = re.compile(r"(\\\\)|\\[!,;: ]|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle(?![a-z])|(?<!\\)\$|\\[()\[\]]")
 _SPACE = re.compile(r"(\d,?)\s+(?=[\d.])|([a-zA-Z])\s+(?=[a-zA-Z])|\s+")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?")
@@ -42,7 +52,8 @@ def compare(gold: str, answer: str, conventions: Conventions = Conventions()) ->
     if len(answer) > LONGEST_ANSWER:
         return "too_long"
     gold = boxed(gold, every=True) or gold
-    left, right = _read(gold, conventions), _read(answer, conventions)
+    gold, answer = _chosen(gold, answer)
+    left, right = _trees(gold, answer, conventions)
     if _WORD.search(gold) and "" != words(gold) == words(answer):
         return "correct"
     if left is not None and right is not None:
@@ -91,6 +102,36 @@ def _normal(text: str) -> str:
     text = _NOISE.sub(lambda m: m[1] or " ", text) if "\\" in text or "$" in text else text
     text = text.replace("{,}", ",")
     return _SPACE.sub(lambda m: f"{m[1] or m[2]} " if m[1] or m[2] else "", text).strip().removesuffix(".")
+
+
+def _chosen(gold: str, answer: str) -> tuple[str, str]:
+    r"""Of a choice with its value, ``\textbf{(B)} 12``, what the other text states: the letter or the value."""
+
+    def stated(text: str, match: re.Match[str] | None, other: str) -> str:
+        if match is None or _CHOICE.match(other):
+            return text
+        closed = match[0].count("{") == match[0].count("}")
+        return match[1] or match[2] if _LETTER.fullmatch(other) else text[match.end() : None if closed else -1]
+
+    return stated(gold, _CHOICE.match(gold), answer), stated(answer, _CHOICE.match(answer), gold)
+
+
+def _trees(gold: str, answer: str, conventions: Conventions) -> tuple[Node | None, Node | None]:
+    """Both trees. A unit of plain letters after a space (``9.8 m/s^2``) is one where no letter is left in either."""
+    marked = _with_unit(gold), _with_unit(answer)
+    if marked != (gold, answer):
+        left, right = (_read(text, conventions) for text in marked)
+        if left is not None and right is not None and not symbols(left) | symbols(right):
+            return left, right
+    return _read(gold, conventions), _read(answer, conventions)
+
+
+def _with_unit(text: str) -> str:
+    match = _UNIT.search(text)
+    if match is None or not all(map(is_unit, re.findall(r"(?<!\\)\b[a-zA-Z]+", match[1]))):
+        return text
+    unit = re.sub(r"\\cdot|·", "*", match[1]).translate({ord("{"): "", ord("}"): ""})
+    return rf"{text[: match.start()]}\text{{{unit}}}"
 
 
 @lru_cache(maxsize=4096)

@@ -25,8 +25,10 @@ from contrapose.verify.conventions import Conventions
 from contrapose.verify.grading import Finding, Grade, Grading, grader, probes
 
 SWOLLEN = 0.25
-"""Share of its memory above which a worker is replaced, and an answer that is not right counts as a memory bomb:
-symbolic code swallows MemoryError and calls the answer wrong."""
+"""Share of its memory by which a worker may grow before it is replaced; one answer that costs so much and is not right
+counts as a memory bomb, since symbolic code swallows MemoryError and calls the answer wrong."""
+
+OUT_OF_MEMORY = Finding("memory")
 
 REFUSED = ("socket.", "subprocess.", "shutil.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.spawn")
 REFUSED_FILES = ("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod", "os.truncate")
@@ -109,19 +111,19 @@ def _work(jobs: socket.socket, grade: Grade, cpu_seconds: float, memory: int) ->
     inherited = _peak()
     for line in jobs.makefile("rb"):
         number, (gold, text) = json.loads(line)
-        start = time.perf_counter()
+        start, before = time.perf_counter(), _peak()
         # the kernel ends a process that has used up its processor time, whatever it is doing
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
             finding = grade(gold, text)
         except MemoryError:
-            finding = Finding("memory")
+            finding = OUT_OF_MEMORY  # made beforehand: here there may be none left to make anything of
         except Exception as error:
             finding = Finding("crashed", note=f"{type(error).__name__}: {error}"[:300])
         signal.setitimer(signal.ITIMER_PROF, 0)
         swollen = _peak() - inherited > SWOLLEN * memory
-        if swollen and finding.status != "correct":
-            finding = finding._replace(status="memory")
+        if _peak() - before > SWOLLEN * memory and finding.status != "correct":
+            finding = finding._replace(status="memory", score=0.0)
         finding = finding._replace(seconds=time.perf_counter() - start)
         jobs.sendall(json.dumps([number, swollen, *finding]).encode() + b"\n")
         if swollen:

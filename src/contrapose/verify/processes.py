@@ -169,7 +169,9 @@ class Worker:
         return None, False
 
     def kill(self) -> int | None:
-        """End it at once, whatever it is doing; returns how it ended."""
+        """End it at once, whatever it is doing; returns how it ended, the first time."""
+        if self._connection.fileno() < 0:
+            return None  # its number may be another's by now
         for kill in (os.killpg, os.kill):  # with its children, if it has any; itself, should it have left its group
             with suppress(OSError):
                 kill(self.pid, signal.SIGKILL)

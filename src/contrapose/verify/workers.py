@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import cache
 
 from contrapose.verify.grading import Finding, Grading, probes
 from contrapose.verify.processes import GraderError, Limits, Nursery, Worker
@@ -176,13 +176,15 @@ class Workers:
         worker = self._start()
         known = probes(self.grading)
         worker.send([json.dumps(probe[:2]).encode() for probe in known], self.limits.seconds)
-        for gold, text, expected in known:
-            finding, alive = worker.receive(self.limits.seconds)
-            if not finding or not alive:
-                raise GraderError(f"the grader cannot grade: its workers die, also of {text!r}")
-            if expected and finding.status != expected:
-                raise _mistaken(gold, text, expected, finding.status)
-        worker.kill()
+        try:
+            for gold, text, expected in known:
+                finding, alive = worker.receive(self.limits.seconds)
+                if not finding or not alive:
+                    raise GraderError(f"the grader cannot grade: its workers die, also of {text!r}")
+                if expected and finding.status != expected:
+                    raise _mistaken(gold, text, expected, finding.status)
+        finally:
+            worker.kill()
 
     def _start(self) -> Worker:
         """A fresh worker, from a fresh nursery if the old one is gone."""
@@ -232,7 +234,7 @@ def shared(grading: Grading, limits: Limits) -> Workers:
         return _shared(grading, limits)
 
 
-@lru_cache(maxsize=8)
+@cache
 def _shared(grading: Grading, limits: Limits) -> Workers:
     workers = Workers(grading, limits)
     atexit.register(_close_in, os.getpid(), workers)

@@ -17,8 +17,7 @@ LARGEST_BITS = 1 << 17  # of an exact number
 LARGEST_EXPONENT = 1 << 30  # of two, in an inexact one
 LARGEST_ARGUMENT = 5_000  # of a factorial
 MOST_STEPS = 10_000
-INTEGERS = frozenset("klmn")
-"""Letters that stand for whole numbers by custom."""
+INTEGERS = "klmn"  # letters that stand for whole numbers by custom
 
 
 class Undefined(ArithmeticError):
@@ -36,10 +35,11 @@ def mp(digits: int = DIGITS) -> Any:
 
 
 def sample(name: str, turn: int) -> Fraction:
-    """Some number for a symbol, the same each time: positive in even turns, of either sign in odd ones."""
+    """Some number for a symbol, the same each time: positive in even turns, of either sign in odd ones. Of the letters
+    for integers, each even turn has another one negative."""
     seed = zlib.crc32(f"{name}/{turn}".encode())
-    if name in INTEGERS:
-        return Fraction(2 + seed % 37)
+    if len(name) == 1 and name in INTEGERS:
+        return Fraction(2 + seed % 37) * (-1 if turn == 2 * INTEGERS.index(name) else 1)
     value = Fraction(101 + seed % 997, 211 + seed // 997 % 499)
     return -value if turn % 2 and seed // 500_000 % 2 else value
 
@@ -186,6 +186,8 @@ def _binomial(ev: Evaluation, n: Value, k: Value) -> Value:
         if k > 0 and k * n.numerator.bit_length() > LARGEST_BITS:
             raise Undefined("too large")
         return Fraction(math.comb(int(n), int(k)) if k >= 0 else 0)
+    if isinstance(k, Fraction) and k < 0:
+        raise Undefined("a binomial of negative numbers")
     if abs(n) > LARGEST_ARGUMENT or abs(k) > LARGEST_ARGUMENT:
         raise Undefined("too large")
     return ev.mp.binomial(ev.inexact(n), ev.inexact(k))
@@ -261,7 +263,8 @@ def _function(ev: Evaluation, name: str, *arguments: Node) -> Value:
 
 def _series(ev: Evaluation, variable: str, low: Node, high: Node, body: Node, product: bool) -> Value:
     start, stop = ev(low), ev(high)
-    if not all(isinstance(v, Fraction) and v.denominator == 1 for v in (start, stop)) or stop - start > MOST_STEPS:
+    whole = all(isinstance(v, Fraction) and v.denominator == 1 for v in (start, stop))
+    if not whole or not -1 <= stop - start <= MOST_STEPS:
         raise Undefined("bounds")
     total: Value = Fraction(int(product))
     outer = ev.symbols.get(variable)

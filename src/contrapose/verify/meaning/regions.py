@@ -10,6 +10,8 @@ from contrapose.verify.meaning.numeric import Evaluation, Undefined
 from contrapose.verify.meaning.value import same
 from contrapose.verify.syntax.tree import Node, symbols
 
+_MOST = 6
+"""Inequalities in one list."""
 _INFINITY: Node = ("sym", r"\infty")
 _MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
@@ -74,8 +76,26 @@ def _interval(node: Node) -> list[Interval] | None:
 
 
 def _union(node: Node) -> list[Interval] | None:
-    parts = [_region(part) for part in node[1:]]
-    return None if None in parts else [interval for part in parts for interval in part or ()]
+    parts = [part for part in map(_region, node[1:]) if part is not None]
+    return [interval for part in parts for interval in part] if len(parts) == len(node) - 1 else None
+
+
+def _conditions(node: Node) -> list[Interval] | None:
+    """Inequalities of one variable hold together where they can (``x > 3, x < 5``), else each alone."""
+    parts = [part for part in map(_region, node[1:]) if part is not None]
+    together = all(part[0] == "rel" for part in node[1:]) and len(symbols(node) - {r"\infty"}) == 1
+    if len(parts) < len(node) - 1 or not together or len(parts) > _MOST:
+        return _union(node)
+    common = parts[0]
+    for part in parts[1:]:
+        common = [both for a in common for b in part if (both := _overlap(a, b))]
+    return common or _union(node)
+
+
+def _overlap(a: Interval, b: Interval) -> Interval | None:
+    low, open_low = max((a.low, a.open_low), (b.low, b.open_low), key=lambda end: (_number(end[0]), end[1]))
+    high, open_high = min((a.high, a.open_high), (b.high, b.open_high), key=lambda end: (_number(end[0]), not end[1]))
+    return Interval(low, high, open_low, open_high) if _number(low) < _number(high) else None
 
 
 def _without_points(node: Node) -> list[Interval] | None:
@@ -134,10 +154,9 @@ def _number(node: Node) -> float:
 _RULES: dict[str, Callable[[Node], list[Interval] | None]] = {
     "tuple": _interval,
     "cup": _union,
-    "list": _union,
+    "list": _conditions,
     "setminus": _without_points,
     "builder": lambda node: _region(node[2]),
     "rel": _relation,
     "sym": lambda node: [_LINE] if node[1] == r"\mathbb R" else None,
-    "text": lambda node: [_LINE] if node[1] in ("all real numbers", "all reals", "real numbers") else None,
 }

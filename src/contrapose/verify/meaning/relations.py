@@ -29,14 +29,20 @@ def is_label(node: Node) -> bool:
     return kind in ("tuple", "ratio", "div", "fn") and all(is_label(part) for part in parts if isinstance(part, tuple))
 
 
-def values_of(relation: Node) -> list[Node]:
+def _names_sum(node: Node) -> bool:
+    """Whether a side may ask for a sum: ``m + n``. The equation ``x + y = 2`` is no label, where it is the gold."""
+    return node[0] == "add" and all(part[0] == "sym" for part in node[1:])
+
+
+def values_of(relation: Node, asked: bool = False) -> list[Node]:
     r"""What ``x = 1 + 1 = 2`` comes to: the last side, where the others only name it or have its value; of
-    ``\\sqrt{2} \\approx 1.41`` both. Empty for what is no such relation, or contradicts itself."""
+    ``\\sqrt{2} \\approx 1.41`` both. Empty for what is no such relation, or contradicts itself. With ``asked``,
+    sums of letters are names too."""
     if relation[0] != "rel" or not set(relation[1]) <= {"=", r"\approx", r"\in"}:
         return []
     operators: list[str] = list(relation[1])
     sides: list[Node] = list(relation[2:])
-    while operators and is_label(sides[0]):
+    while operators and (is_label(sides[0]) or (asked and _names_sum(sides[0]))):
         del operators[0], sides[0]
     while operators and is_label(sides[-1]):
         del operators[-1], sides[-1]

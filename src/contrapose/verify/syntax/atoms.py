@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from contrapose.verify.syntax.tree import Node, Unreadable
-from contrapose.verify.syntax.units import is_unit
+from contrapose.verify.syntax.notation import QUALIFIERS
+from contrapose.verify.syntax.tree import Node, Unreadable, symbols
+from contrapose.verify.syntax.units import is_unit, names_unit
 
 DEEPEST = 100
 """Rules, and nodes, one in another."""
@@ -165,7 +166,7 @@ class Atoms:
         if token == r"\pmod":
             return True
         plain = len(token) > 1 and token.isalpha() and (is_unit(token) or (len(token) > 3 and token not in FUNCTIONS))
-        return plain and node[0] in ("num", "div", "unit", "base", "pow")
+        return plain and not symbols(node)
 
     def unit(self, node: Node) -> Node:
         """A value with its unit, the unit as it is written: ``m/s^2``."""
@@ -184,8 +185,10 @@ class Atoms:
                 run[-1] += f"^{_digits(self.exponent())}"
             elif run and (token == "*" or (token == "/" and self.peek(1)[-1:].isalpha() | self.peek(1).endswith("}"))):
                 run.append(self.take())
+            elif names_unit(words := " ".join(run)):
+                return ("unit", node, words)
             else:
-                return ("unit", node, " ".join(run))
+                raise Unreadable(f"{words} is no unit")
 
 
 def is_letter(token: str) -> bool:
@@ -194,8 +197,7 @@ def is_letter(token: str) -> bool:
 
 
 def qualifies(token: str) -> bool:
-    """Whether words begin what is said about an answer: for which values, where."""
-    return token[6:].startswith(("for all", "for any", "for every", "for some", "for each", "where", "such that"))
+    return token[6:].rstrip("}").partition(" ")[0] in QUALIFIERS
 
 
 def _is_proper(part: Node) -> bool:

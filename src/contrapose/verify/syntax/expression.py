@@ -9,12 +9,14 @@ from contrapose.verify.syntax.atoms import FUNCTIONS, NAMES, TRIGONOMETRIC, Atom
 from contrapose.verify.syntax.tree import STRUCTURES, Node, Unreadable
 
 _OTHERWISE = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-_ACCENTS = ("overline", "mathbb", "dot", "ddot")
+_ACCENTS = ("overline", "mathbb", "dot", "ddot", "hat", "tilde")
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9",
+          "ten": "10", "twelve": "12", "sixteen": "16"}  # fmt: skip
 _BRACKETS = ("(", "[", "{", r"\{", r"\begin", r"\langle")
 _CLOSING = {")": "(", "]": "[", "}": "{"}
 _ENDS = frozenset(
     r""") ] } \} , ; \rfloor \rceil \rangle & \\ \end \cup \cap \setminus \pm \mp \dots \mod \bmod \pmod \le \ge \ne
-    \approx \in \equiv \sim \rightarrow \mapsto""".split()  # noqa: SIM905
+    \approx \in \equiv \sim \rightarrow \mapsto \over \choose \lor""".split()  # noqa: SIM905
 )
 """Tokens before which a product ends."""
 
@@ -107,7 +109,8 @@ class Expressions(Atoms):
                 node = ("sym", node[1] + "'")
             elif token == "_" and node[0] == "num":
                 self.at += 1
-                node = ("base", str(node[1]), self.raw())
+                base = self.raw().removeprefix("base").strip("() ")
+                node = ("base", str(node[1]), _BASES.get(base, base))
             else:
                 return node
 
@@ -143,7 +146,8 @@ class Expressions(Atoms):
         if name in NAMES:
             return self.symbol("\\" + name)
         if name in _ACCENTS:
-            return self.symbol(f"\\{name} {self.raw()}")
+            letters = self.raw()
+            return self.symbol(letters if name == "hat" and letters in ("i", "j", "k") else f"\\{name} {letters}")
         if name not in _COMMANDS:
             raise Unreadable(f"\\{name} is unknown")
         return _COMMANDS[name](self)

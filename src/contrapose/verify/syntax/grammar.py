@@ -12,6 +12,11 @@ from contrapose.verify.syntax.tree import Node, Unreadable, depth
 _RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in", r"\equiv", r"\sim", r"\rightarrow"])
 _SETS = {r"\cup": "cup", r"\cap": "cap", r"\setminus": "setminus"}
 _ENVIRONMENT = re.compile(r"[pbB]?matrix|smallmatrix|array")
+_SEPARATORS = (",", ";", r"\lor")
+_STATES = re.compile(r"\\text\{(?!.*\bnot\b)[^{}]*(?:\b(?:is|are|equals)|:)\s*\}")
+_GENERAL = frozenset(["all", "any", "every", "each", "some", "where", "such"])
+_SETS_IN_WORDS = dict.fromkeys(["none", "no solution", "no solutions", "empty set"], ("sym", r"\emptyset"))
+_SETS_IN_WORDS |= dict.fromkeys(["all real numbers", "all reals", "real numbers"], ("sym", r"\mathbb R"))
 _ENDS = frozenset(["", ")", "]", "}", r"\}", r"\rangle", "&", "\\\\", r"\end"])
 
 
@@ -22,6 +27,8 @@ def parse(tokens: list[str]) -> Node:
     if parser.peek():
         raise Unreadable(f"{parser.peek()} is left over")
     node = items[0] if len(items) == 1 else ("list", *items)
+    if r"\lor" in tokens and all(item[0] == "rel" and not {"=", r"\in"} & set(item[1]) for item in items):
+        node = ("cup", *items)
     if depth(node) > DEEPEST:
         raise Unreadable("too deep")
     return node
@@ -32,12 +39,12 @@ class _Answers(Expressions):
         """One or more elements between commas."""
         found: list[Node] = []
         while True:
-            while self.peek() in (",", ";"):
+            while self.peek() in _SEPARATORS:
                 self.at += 1
             if self.peek() in _ENDS:
                 break
             found.append(self.element())
-            if self.peek() not in (",", ";"):
+            if self.peek() not in _SEPARATORS:
                 break
         if not found:
             raise Unreadable("nothing")
@@ -46,8 +53,9 @@ class _Answers(Expressions):
     def element(self) -> Node:
         if text := self.text():
             return text
+        if _STATES.fullmatch(self.peek()) and "answer" in self.peek().lower():
+            self.at += 1 + (self.peek(1) in ("=", ":"))
         if label := self.label():
-            self.at += 1
             operators, sides = ["="], [label, self.side()]
         else:
             operators, sides = [], [self.side()]
@@ -55,8 +63,17 @@ class _Answers(Expressions):
             operators.append(self.take())
             sides.append(self.side())
         if self.peek().startswith(r"\text{") and qualifies(self.peek()):
-            self.at = len(self.tokens)
+            self.qualification()
         return ("rel", tuple(operators), *sides) if operators else sides[0]
+
+    def qualification(self) -> None:
+        """What is said about an answer is passed over, unless it tells cases apart."""
+        said = self.tokens[self.at :]
+        cases = [token for token in said if token.startswith(r"\text{") and (qualifies(token) or "otherwise" in token)]
+        first = words(" ".join(filter(_wordy, said[:2]))).split()
+        if set(_SEPARATORS) & set(said) and (len(cases) > 1 or not _GENERAL.intersection(first)):
+            raise Unreadable("several cases")
+        self.at = len(self.tokens)
 
     def words(self) -> list[str]:
         """The run of words that comes next."""
@@ -68,19 +85,23 @@ class _Answers(Expressions):
     def text(self) -> Node | None:
         """An element that is only words."""
         run = self.words()
-        ends = self.peek(len(run)) in _ENDS or self.peek(len(run)) in (",", ";")
+        ends = self.peek(len(run)) in _ENDS or self.peek(len(run)) in _SEPARATORS
         if not ends or not any(map(_is_word, run)) or (len(run) == 1 and is_letter(run[0])):
             return None
         self.at += len(run)
-        return ("text", words(" ".join(run)))
+        said = _said(run)
+        return _SETS_IN_WORDS.get(said[1], said)
 
     def label(self) -> Node | None:
-        """Words before an equals sign or a colon: ``Maximum = 2``."""
+        r"""Words before an equals sign or a colon, or that hold one: ``Maximum = 2``, ``\text{The area is } 2``."""
         run = self.words()
-        if self.peek(len(run)) not in ("=", ":") or not any(map(_is_word, run)):
+        stated = _STATES.fullmatch(self.peek())
+        if stated:
+            run = run[:1]
+        elif self.peek(len(run)) not in ("=", ":") or not any(map(_is_word, run)):
             return None
-        self.at += len(run)
-        return ("text", words(" ".join(run)))
+        self.at += len(run) + (not stated)
+        return _said(run)
 
     def side(self) -> Node:
         parts = [self.sum()]
@@ -101,7 +122,10 @@ class _Answers(Expressions):
             node = self.matrix()
         else:
             items = self.items()
-            closing = self.take(*({"{": "}", r"\langle": r"\rangle"}.get(opening) or ")]"))
+            if opening == "{" and self.peek() in (r"\over", r"\choose") and len(items) == 1:
+                other = self.take() == r"\choose", self.sum()
+                items = [("fn", "binom", items[0], other[1]) if other[0] else ("div", items[0], other[1])]
+            closing = self.take(*{"{": ["}"], r"\langle": [r"\rangle"]}.get(opening, [")", "]"]))
             node = _grouped(opening + closing, items)
         self.depth, self.bars = self.depth - 1, bars
         return node
@@ -140,6 +164,12 @@ class _Answers(Expressions):
         if not rows or len({len(row) for row in rows}) > 1:
             raise Unreadable("a ragged matrix")
         return ("matrix", *map(tuple, rows))
+
+
+def _said(run: list[str]) -> Node:
+    if said := words(" ".join(run)):
+        return ("text", said)
+    raise Unreadable("words with signs")
 
 
 def _grouped(brackets: str, items: list[Node]) -> Node:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from contrapose.verify.conventions import Conventions
-from contrapose.verify.syntax.units import is_unit
+from contrapose.verify.syntax.units import MULTIPLES, is_unit
 
 _GREEK = zip(
     "αβγδεζηθικλμνξρστυφχψωΓΔΘΛΞΠΣΦΨΩπ",
@@ -37,25 +37,33 @@ _SAME = {
     "leqslant": r"\le", "geq": r"\ge", "geqslant": r"\ge", "lt": "<", "gt": ">", "neq": r"\ne", "lbrace": r"\{",
     "rbrace": r"\}", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lbrack": "[", "rbrack": "]", "colon": ":",
     "varnothing": r"\emptyset", "ldots": r"\dots", "cdots": r"\dots", "degree": "°", "to": r"\rightarrow",
-    "land": ",", "lor": ",", "wedge": ",", "vee": ",", "iff": ",", "approxeq": r"\approx", "simeq": r"\approx",
+    "land": ",", "wedge": ",", "vee": r"\lor", "iff": ",", "approxeq": r"\approx", "simeq": r"\approx",
     "times": "*", "cdot": "*", "ast": "*", "star": "*", "div": "/", "textdegree": "°", "bullet": "*",
-    "percent": "%", "lg": r"\lg", "backslash": r"\setminus", "lbrace ": r"\{",
+    "percent": "%", "lg": r"\lg", "backslash": r"\setminus", "lbrace ": r"\{", "bar": r"\overline",
+    "widehat": r"\hat", "widetilde": r"\tilde",
 }  # fmt: skip
 _NOTHING = set(
     """left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle limits nolimits
     scriptstyle rm bf it boldsymbol mathstrut nonumber large Large hspace enspace thinspace space hfill mathbf mathit
-    mathcal vec hat bar widehat overrightarrow underline bm boxed fbox""".split()  # noqa: SIM905
+    mathcal vec overrightarrow underline bm boxed fbox checkmark blacksquare qed""".split()  # noqa: SIM905
 )
-_WORDS = {"and": ",", "or": ",", "percent": "%", "percentage": "%", "pct": "%", "degrees": "°", "degree": "°",
+_WORDS = {"and": ",", "or": r"\lor", "percent": "%", "percentage": "%", "pct": "%", "degrees": "°", "degree": "°",
           "infinity": r"\infty", "inf": r"\infty", "infty": r"\infty", "pi": r"\pi", "sqrt": r"\sqrt"}  # fmt: skip
+QUALIFIERS = frozenset(["for", "if", "when", "where", "such"])
+"""Words that begin what is said about an answer: for which values, where, such that."""
+_DRESS = re.compile(r"\\(?:(?:text)?color|[hv]space\*?)\s?\{[^{}]*\}|(?<=\\\\)\s?\[[\d.]{1,6}\s?[a-z]{2}\]|\\\\\s*$")
+_TIMES = re.compile(r"(?<=\d)\s?[xX]\s?(?=10\s?\^)")
+_LEADING = re.compile(r"\A[\s$]*=(?!=)")
+_ROUNDED = re.compile(r"\A[\s$]*\\approx(?![a-z])")
+_DOMAIN = re.compile(r"\(\s?([a-zA-Z]\s?\\in\s?\\mathbb\s?\{?\s?[ZN]\s?\}?)\s?\)\s*$")
 _TEXT = r"\\(?:text|mbox|textbf|textit|textrm|textnormal|textsf|texttt|emph|mathrm|operatorname)\*?\s?\{([^{}]*)\}"
 _ORDINAL = re.compile(r"(?<=\d)\s?\^?\s?\{?\s?(?:\\(?:text|mathrm)\{)?\s?(?:st|nd|rd|th)(?![a-zA-Z])\s?\}?\}?")
 _DEGREE = re.compile(r"\^\s?(?:\{\s?\\circ\s?\}|\\circ(?![a-zA-Z]))")
 _NEWLINE = re.compile(r"\\\\(?=[a-zA-Z]{2})")
-_CONNECTOR = re.compile(r"\s*(?:,|;|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z]))\s*")
+_CONNECTOR = re.compile(r"\s*(,|;|(?<![a-zA-Z])(?:and|or)(?![a-zA-Z]))\s*")
 _PLAIN_MATH = re.compile(r"\s*(?:\(?[A-Za-z]\)?|[-+]?\d[\d.,/]*)\s*")
 _TOKEN = re.compile(
-    rf"(?P<text>{_TEXT})|(?P<number>\d+(?:\.\d+|\.(?=\s?\\(?:overline|dot)(?![a-z])))?|\.\d+)|\\q?quad|(?P<command>\\[a-zA-Z]+)|(?P<word>[^\W\d_]{{2,}})"
+    rf"(?P<text>{_TEXT})|(?P<number>\d+(?:\.\d+|\.(?=\s?\\(?:overline|bar|dot)(?![a-z])))?|\.\d+)|\\q?quad|(?P<command>\\[a-zA-Z]+)|(?P<word>[^\W\d_]{{2,}})"
     r"|(?P<sign><=|>=|!=|==|:=|\*\*|\\\\|\\[{}|]|[^\s\\$.])|\\[%$]|[\s\\$.]"
 )
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+\.?\d*|\.\d+)[eE]([-+]?\d{1,4})(?![\w.])")
@@ -74,8 +82,10 @@ def clean(text: str, conventions: Conventions = Conventions()) -> str:
         text = text.translate(_CHARACTERS)
     if r"\begin" in text and _LINES.search(text):
         text = _LINES.sub(" ", text).replace("&", " ").replace("\\\\", ", ")
-    text = text.strip().strip("*").strip()
+    text = _LEADING.sub("", text.strip(' \t\n\r*`"'))
     if "\\" in text:
+        text = _ROUNDED.sub("", text) if conventions.tolerance else text
+        text = _DOMAIN.sub(r", \1", _DRESS.sub("", text)).replace("~", " ")
         text = re.sub(r"\\!\s*", "", text).replace(r"\$", r"\text{dollar}")
         text = re.sub(r"(?<!\\)\\(?:[,;:> ()\[\]\n]|$)", " ", text)
         text = _DEGREE.sub("°", text)
@@ -86,6 +96,7 @@ def clean(text: str, conventions: Conventions = Conventions()) -> str:
 
 
 def _numbers(text: str, conventions: Conventions) -> str:
+    text = _TIMES.sub("*", text) if "0" in text else text
     text = text.replace("{,}", "," if conventions.thousands else ", ")
     if conventions.decimal_comma:
         text = _COMMA.sub(r"\1.\2", text)
@@ -119,7 +130,7 @@ def tokens(text: str) -> list[str]:
             if name not in _NOTHING:
                 found.append(_SAME.get(name, token))
         elif kind == "word":
-            found.append(_WORDS.get(token.lower() if token not in ("INF",) else token, token))
+            found += _word(token, after_value=bool(found) and (found[-1][0].isdecimal() or found[-1] in ("}", ")")))
         elif kind == "number":
             found.append(token)
         elif kind == "sign":
@@ -133,22 +144,33 @@ def _text_tokens(content: str) -> list[str]:
     r"""``\text{...}`` as words, or as mathematics where it holds only a number or a letter (``\text{(A)}``)."""
     found: list[str] = []
     for i, part in enumerate(part.strip(" .$") for part in _CONNECTOR.split(content)):
-        found += [","] if i else []
-        if _PLAIN_MATH.fullmatch(part) and not is_unit(part):
+        if i % 2:
+            found.append(_WORDS.get(part, ","))
+        elif _PLAIN_MATH.fullmatch(part) and not is_unit(part):
             found += tokens(part)
         elif part.lower() in _WORDS:
             found.append(_WORDS[part.lower()])
         elif part:
-            found.append(rf"\text{{{part}}}")
+            first, _, rest = part.partition(" ")
+            multiple = first.lower() in MULTIPLES
+            found += _word(first, after_value=True) if multiple else []
+            found += [rf"\text{{{rest if multiple else part}}}"] if rest or not multiple else []
     return found
 
 
+def _word(word: str, after_value: bool) -> list[str]:
+    name = word.lower() if word != "INF" else word
+    if name in MULTIPLES and after_value:
+        return ["*", str(MULTIPLES[name])]
+    return [rf"\text{{{name}}}" if name in QUALIFIERS or name == "no" else _WORDS.get(name, word)]
+
+
 def words(text: str) -> str:
-    """``text`` read as words: letters and digits only, without case. Nothing where it holds mathematics."""
+    """``text`` read as words: letters and digits only, without case. Nothing where it holds anything else."""
     text = re.sub(_TEXT, r" \1 ", text)
     text = re.sub(r"\\(?:q?quad(?![a-zA-Z])|[ ,;:!])", " ", text)
     return (
         ""
-        if re.search(r"[\\^_=<>+*/|]", text)
+        if re.search(r"[^\w\s.,;:'\"’“”?${}()\[\]-]|_", text)
         else " ".join(re.findall(r"\d+(?:[.,:]\d+)*|[^\W_]+|[-()\[\]]", text)).casefold()
     )

@@ -4,7 +4,7 @@ r"""The tree of an answer. A node is a tuple that begins with its kind:
 ("div", a, b)  ("pow", a, b)  ("fn", name, *arguments)  ("call", f, *arguments)  ("pm", a, b)  ("mp", a, b)
 ("sum", variable, low, high, body)  ("prod", ...)  ("percent", a)  ("unit", a, words)  ("ratio", a, b)  ("clock", a, b)
 ("list", *items)  ("set", *items)  ("tuple", brackets, *items)  ("matrix", *rows)  ("builder", variable, condition)
-("cup", a, b)  ("cap", a, b)  ("setminus", a, b)  ("rel", operators, *sides)
+("cup", *parts)  ("cap", a, b)  ("setminus", a, b)  ("rel", operators, *sides)
 """
 
 from __future__ import annotations
