@@ -1,11 +1,24 @@
 r"""What is too large or too deep is refused before anything is computed."""
 
+import random
 import time
 
 import pytest
 
 from contrapose.verify.equal import LONGEST_ANSWER, compare
 
+SEEDS = [
+    "3", "1/2", r"\frac{3}{4}", "2\\frac{1}{2}", r"(9\pm 8, 2)", "(1, 2]", r"(-\infty, 3) \cup (4, 5)", r"\{1, 2\}",
+    "x = 3, y = 4", "1, 2 and 3", r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"20\%", r"5 \text{ cm}^2", "4210_5",
+    r"60^\circ", r"\text{(B)}", "2.5e8", r"3:4", "12:30", r"k\pi, k \in \mathbb{Z}", r"x \ge 0 \text{ and } x < 1",
+    r"\sum_{k=1}^{n} k", r"\log_2 8", r"\sqrt[3]{x+1}", "f(x) = x^2", r"\text{even}", "9.8 m/s^2", r"0.\overline{3}",
+]  # fmt: skip
+PIECES = [
+    r"\frac", "{", "}", "(", ")", "[", "]", ",", "=", r"\le", "<", "_", "^", "2", "AB_{16}", "_2", r"\text{", "cm", " ",
+    "%", r"\circ", r"\pm", r"\cup", r"\in", r"\infty", "x", "k", r"\mathbb Z", r"\begin{pmatrix}", r"\end{pmatrix}",
+    "&", "\\\\", "!", "|", r"\sqrt", r"\sum_{k=1}^{n}", "or", "and", ";", ":", "-", "+", ".", "e", "i", r"\pi", r"\log",
+    r"\overline{3}", r"\ldots", "'", "∞", "²", "1e5", r"\pmod 7", r"\binom{n}{k}", "\x00", "\ud800",
+]  # fmt: skip
 SIZE = LONGEST_ANSWER - 20
 GREAT = [
     "9^{9^{9}}", "1.0000001^{99999999}", r"\pi^{99999999}", "(1+i)^{99999}", "e^{e^{e^{e^{e}}}}", "x^{x^{x^{x}}}",
@@ -54,6 +67,22 @@ def test_what_cannot_be_computed_is_no_answer_and_costs_nothing(answer):
 def test_it_is_still_itself_and_no_more(text):
     assert compare(text, text) == "correct"
     assert compare(text, f"{text} + 1") != "correct"
+
+
+def test_whatever_is_written_gets_a_verdict():
+    """Answers with pieces cut out and others put in, against what they were: never an error, whichever side is gold."""
+    rng = random.Random(0)
+    for _ in range(6000):
+        gold = rng.choice(SEEDS)
+        answer = list(rng.choice((gold, rng.choice(SEEDS))))
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randint(0, len(answer))
+            if rng.random() < 0.5:
+                del answer[at : at + rng.randint(1, 5)]
+            else:
+                answer.insert(at, rng.choice(PIECES))
+        for pair in ((gold, "".join(answer)), ("".join(answer), gold)):
+            assert compare(*pair) in ("correct", "wrong", "unparsed"), pair
 
 
 def test_long_lists_are_compared_in_any_order():

@@ -64,7 +64,9 @@ def _domain(node: Node) -> Node | None:
 
 def _coordinates(node: Node) -> list[Node]:
     """The entries of a tuple, or what a list names: in the order of the alphabet where that is how tuples are read."""
-    if all(part[0] == "rel" and part[1] == ("=",) and part[2] in _COORDINATES for part in node[1:]):
+    if node[0] == "list" and all(
+        part[0] == "rel" and part[1] == ("=",) and part[2] in _COORDINATES for part in node[1:]
+    ):
         return sorted(_members(node), key=lambda part: str(part[2]))
     return list(node[2:]) if node[0] == "tuple" and node[1] == "()" else _members(node)
 
