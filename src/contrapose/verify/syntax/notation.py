@@ -39,7 +39,7 @@ _SAME = {
     "varnothing": r"\emptyset", "ldots": r"\dots", "cdots": r"\dots", "degree": "°", "to": r"\rightarrow",
     "land": ",", "wedge": ",", "vee": r"\lor", "iff": ",", "approxeq": r"\approx", "simeq": r"\approx",
     "times": "*", "cdot": "*", "ast": "*", "star": "*", "div": "/", "textdegree": "°", "bullet": "*",
-    "percent": "%", "lg": r"\lg", "backslash": r"\setminus", "lbrace ": r"\{", "bar": r"\overline",
+    "percent": "%", "lg": r"\lg", "backslash": r"\setminus", "bar": r"\overline",
     "widehat": r"\hat", "widetilde": r"\tilde",
 }  # fmt: skip
 _NOTHING = set(
