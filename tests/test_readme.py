@@ -55,7 +55,7 @@ def test_the_page_on_evaluation_names_every_status_and_switch_as_it_is():
         name: json.loads(default) for name, default in re.findall(r"^\| `(\w+)` \| (true|false|[\d.]+) \|", page, re.M)
     }
     assert switches == {field.name: field.default for field in fields(Conventions)}
-    for key in re.findall(r"verify\.(?:conventions\.)?(\w+)", page):
+    for key in re.findall(r"(?<!/)verify\.(?:conventions\.)?(\w+)", page):
         assert key in VerifyConfig.model_fields or key in switches or key == "NAME"
     for limit, default in (("cpu_seconds", 2), ("seconds", 5), ("memory_gib", 1)):
         assert f"`verify.{limit}` ({default})" in page and VerifyConfig.model_fields[limit].default == default

@@ -131,10 +131,10 @@ class Nursery:
 
 
 class Worker:
-    """One process that grades. ``fresh`` until it has answered."""
+    """One process that grades. ``fresh`` until it has answered; ``killed`` once somebody else has ended it."""
 
     def __init__(self, nursery: Nursery, pid: int, connection: socket.socket) -> None:
-        self.nursery, self.pid, self.fresh = nursery, pid, True
+        self.nursery, self.pid, self.fresh, self.killed = nursery, pid, True, False
         self._connection, self._read = connection, b""
         self._asked = self._answered = 0
 
@@ -164,6 +164,7 @@ class Worker:
                 return Finding(*finding), not last
         overdue = line is None
         code = self.kill()
+        self.killed = not overdue and code == -signal.SIGKILL
         if overdue or code == -signal.SIGPROF:
             return Finding("timeout", seconds=time.monotonic() - start), False
         return None, False

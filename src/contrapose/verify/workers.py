@@ -21,20 +21,21 @@ AT_ONCE, BYTES_AT_ONCE = 32, 65_536
 """How much a worker is sent together, at most: many items, so that short ones cost no waiting, and no more bytes than
 a socket holds, so that sending does not wait for a worker that is busy."""
 
-DEATHS = 2
-"""So many fresh workers in a row must die of an item before it is to blame."""
+DEATHS, KILLINGS = 2, 20
+"""So many fresh workers must die of an item before it is to blame; so many, where somebody or something killed them,
+which is hardly ever the item's doing."""
 
 
 class _Item:
-    """One response to grade, the fresh workers it has killed, and whether it killed any worker at all."""
+    """One response to grade, the fresh workers that died or were killed over it, and whether any worker was."""
 
-    __slots__ = ("deaths", "future", "job", "suspect")
+    __slots__ = ("deaths", "future", "job", "killings", "suspect")
 
     def __init__(self, gold: str, text: str) -> None:
         self.job = json.dumps([gold, text]).encode()
         self.future: Future[Finding] = Future()
         self.future.set_running_or_notify_cancel()  # it cannot be cancelled
-        self.deaths, self.suspect = 0, False
+        self.deaths, self.killings, self.suspect = 0, 0, False
 
 
 class Workers:
@@ -154,37 +155,42 @@ class Workers:
             if not alive:
                 rest = items[number + 1 :]
                 if not finding:
-                    rest = [item, *rest] if self._may_live(item, fresh) else rest
+                    rest = [item, *rest] if self._may_live(item, fresh, worker.killed) else rest
                 self._give_back(rest)
                 return None
         return worker
 
-    def _may_live(self, item: _Item, fresh: bool) -> bool:
+    def _may_live(self, item: _Item, fresh: bool, killed: bool) -> bool:
         """Whether an item whose worker died is tried again; otherwise it is settled as crashed."""
         if self._closed:
             return True
         item.suspect = True
-        item.deaths += fresh
-        if item.deaths < DEATHS:
+        item.deaths += fresh and not killed
+        item.killings += fresh and killed
+        if item.deaths < DEATHS and item.killings < KILLINGS:
             return True
-        self._self_test()  # if graders die of anything, it was not the item
+        if not any(self._self_test() for _ in range(KILLINGS)):  # if graders die of anything, it was not the item
+            raise GraderError("the grader cannot grade: its workers are killed from outside, whatever they grade")
         item.future.set_result(Finding("crashed", note="its workers died"))
         return False
 
-    def _self_test(self) -> None:
-        """Grade what is known on a fresh worker. Raises GraderError."""
+    def _self_test(self) -> bool:
+        """Grade what is known on a fresh worker; False if somebody killed it meanwhile. Raises GraderError."""
         worker = self._start()
         known = probes(self.grading)
         worker.send([json.dumps(probe[:2]).encode() for probe in known], self.limits.seconds)
         try:
             for gold, text, expected in known:
                 finding, alive = worker.receive(self.limits.seconds)
+                if worker.killed:
+                    return self._closed
                 if not finding or not alive:
                     raise GraderError(f"the grader cannot grade: its workers die, also of {text!r}")
                 if expected and finding.status != expected:
                     raise _mistaken(gold, text, expected, finding.status)
         finally:
             worker.kill()
+        return True
 
     def _start(self) -> Worker:
         """A fresh worker, from a fresh nursery if the old one is gone."""
