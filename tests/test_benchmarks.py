@@ -22,3 +22,4 @@ def test_the_verifier_is_compared_on_a_file_of_labelled_pairs(tmp_path, monkeypa
     assert (
         "made-up" in shown and "fast path: 1 rows" in shown and "the rest: 1 rows" in shown and "pool: ready" in shown
     )
+    assert shown.count("row by row in one process: ") == 2

@@ -129,23 +129,17 @@ def test_an_answer_that_cannot_be_graded_raises_an_alarm(tmp_path, capsys):
     assert "alarm      step 1: 100.0%" in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_a_grader_that_cannot_grade_stops_the_run_before_anything_is_learned(tmp_path):
+@pytest.mark.parametrize(
+    ("grader", "cause"), [("die", "the grader cannot grade"), ("killed", "its workers are killed from outside")]
+)
+def test_a_grader_that_cannot_grade_stops_the_run_before_anything_is_learned(tmp_path, grader, cause):
     with (
-        started(tmp_path / "run", "verify.domain='grader_functions:die'") as run,
-        pytest.raises(ContraposeError, match="the grader cannot grade") as error,
+        started(tmp_path / "run", f"verify.domain='grader_functions:{grader}'") as run,
+        pytest.raises(ContraposeError, match=cause) as error,
     ):
         train(run)
     assert error.value.exit_code == 4
     assert rows(tmp_path / "run" / "metrics.jsonl") == []
-
-
-def test_a_machine_that_kills_every_grader_stops_the_run(tmp_path):
-    with (
-        started(tmp_path / "run", "verify.domain='grader_functions:killed'") as run,
-        pytest.raises(ContraposeError, match="its workers are killed from outside") as error,
-    ):
-        train(run)
-    assert error.value.exit_code == 4
 
 
 def test_an_unknown_domain_is_refused_before_the_model_is_loaded(tmp_path):

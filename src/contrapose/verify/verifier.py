@@ -82,8 +82,9 @@ class Verifier:
         Raises GraderError before the first group if the grader fails its self-test.
         """
         waiting: deque[tuple[Prompt, Sequence[Rollout], list[Future[Finding]]]] = deque()
+        workers = self.workers
         for prompt, rollouts in finished:
-            waiting.append((prompt, rollouts, [self.workers.submit(prompt.answer, r.text) for r in rollouts]))
+            waiting.append((prompt, rollouts, [workers.submit(prompt.answer, r.text) for r in rollouts]))
             while waiting and all(future.done() for future in waiting[0][2]):
                 yield self._group(*waiting.popleft())
         while waiting:

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 from contrapose.verify.meaning.numeric import Evaluation, Undefined
 from contrapose.verify.meaning.value import same
-from contrapose.verify.syntax.tree import Node, symbols
+from contrapose.verify.syntax.tree import MIRRORED, Node, mirrored, symbols
 
 _MOST = 6
 """Inequalities in one list."""
 _INFINITY: Node = ("sym", r"\infty")
-_MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 class Interval(NamedTuple):
@@ -117,13 +116,13 @@ def _relation(node: Node) -> list[Interval] | None:
         return _region(sides[1]) if _is_variable(sides[0]) else None
     if operators == (r"\ne",) and _bounds(sides[0], sides[1]):
         return [Interval(_LINE.low, sides[1], True, True), Interval(sides[1], _LINE.high, True, True)]
-    return _inequality(operators, sides) if set(operators) <= set(_MIRRORED) else None
+    return _inequality(operators, sides) if set(operators) <= set(MIRRORED) else None
 
 
 def _inequality(operators: tuple[str, ...], sides: list[Node]) -> list[Interval] | None:
     """``1 < x \\le 2``, or one side of it."""
     if operators[0] in (">", r"\ge"):
-        operators, sides = tuple(_MIRRORED[op] for op in reversed(operators)), sides[::-1]
+        operators, sides = mirrored(operators), sides[::-1]
     strict = [op == "<" for op in operators]
     if not set(operators) <= {"<", r"\le"} or len(sides) > 3:
         return None

@@ -8,11 +8,10 @@ from itertools import pairwise
 
 from contrapose.verify.meaning.numeric import Undefined
 from contrapose.verify.meaning.value import proportional, same
-from contrapose.verify.syntax.tree import Node, replaced, symbols
+from contrapose.verify.syntax.tree import Node, mirrored, replaced, symbols
 
 _ROUNDED = 0.05
 """How far apart the sides of an approximation may be."""
-_MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 
 def is_label(node: Node) -> bool:
@@ -94,7 +93,7 @@ def with_names_of(relation: Node, other: Node) -> Node | None:
 def same_relation(a: Node, b: Node, equal: Callable[[Node, Node], bool]) -> bool:
     """Whether two relations hold together: equal sides, either way round, or both sides times one factor."""
     for mirror in (False, True):
-        operators, sides = (b[1], b[2:]) if not mirror else (_mirrored(b[1]), b[:1:-1])
+        operators, sides = (b[1], b[2:]) if not mirror else (mirrored(b[1]), b[:1:-1])
         if a[1] == operators and len(a) == len(b):
             if all(map(equal, a[2:], sides)):
                 return True
@@ -103,7 +102,3 @@ def same_relation(a: Node, b: Node, equal: Callable[[Node, Node], bool]) -> bool
                 if proportional(("add", a[2], ("neg", a[3])), ("add", sides[0], ("neg", sides[1])), signed):
                     return True
     return False
-
-
-def _mirrored(operators: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(_MIRRORED.get(op, op) for op in reversed(operators))

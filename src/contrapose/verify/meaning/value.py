@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 
@@ -30,16 +31,21 @@ def same(a: Node, b: Node, tolerance: float = 0.0) -> bool:
 def _same_at_points(a: Node, b: Node, names: frozenset[str], tolerance: float, real: bool) -> bool | None:
     """Whether both agree at some points where both are defined; None if these are too few."""
     met = 0
-    for turn in range(_TURNS):
-        point = {name: sample(name, turn) for name in names}
-        try:
-            x, y = Evaluation(point, real=real)(a), Evaluation(point, real=real)(b)
-        except Undefined:
-            continue
+    for x, y in _at_points(a, b, names, real):
         if not _close(x, y, tolerance):
             return False
         met += 1
     return True if met >= _ENOUGH else None
+
+
+def _at_points(a: Node, b: Node, names: frozenset[str], real: bool) -> Iterator[tuple[Value, Value]]:
+    """The values of both, at the points where both have one."""
+    for turn in range(_TURNS):
+        point = {name: sample(name, turn) for name in names}
+        try:
+            yield Evaluation(point, real=real)(a), Evaluation(point, real=real)(b)
+        except Undefined:
+            continue
 
 
 def _same_constant(a: Node, b: Node, tolerance: float) -> bool:
@@ -78,12 +84,7 @@ def proportional(a: Node, b: Node, positive: bool) -> bool:
         return False
     quotients: list[Value] = []
     ev = Evaluation({})
-    for turn in range(_TURNS):
-        point = {name: sample(name, turn) for name in names}
-        try:
-            x, y = Evaluation(point)(a), Evaluation(point)(b)
-        except Undefined:
-            continue
+    for x, y in _at_points(a, b, names, real=False):
         if x == 0 or y == 0:
             return False
         quotients.append(ev.combined(lambda x, y: x / y, x, y))

@@ -2,6 +2,7 @@ r"""The smallest parts of an expression: numbers, letters, words and units, and 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from contrapose.verify.syntax.notation import QUALIFIERS
@@ -23,26 +24,26 @@ NAMES = set(
 """Commands that are symbols."""
 
 
-class Atoms:
+class Atoms(ABC):
     """A cursor over tokens and the rules for leaves. The rules for what holds leaves are those of deriving classes."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens, self.at, self.depth, self.bars = tokens, 0, 0, 0
 
-    def items(self) -> list[Node]:
-        raise NotImplementedError
+    @abstractmethod
+    def items(self) -> list[Node]: ...
 
-    def primary(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def primary(self) -> Node: ...
 
-    def power(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def power(self) -> Node: ...
 
-    def exponent(self) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def exponent(self) -> Node: ...
 
-    def function(self, name: str) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def function(self, name: str) -> Node: ...
 
     def peek(self, ahead: int = 0) -> str:
         return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ""

@@ -2,6 +2,7 @@ r"""Tokens to the tree of an expression: numbers, letters, functions and what jo
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -24,8 +25,8 @@ _ENDS = frozenset(
 class Expressions(Atoms):
     """Recursive descent, one token ahead. What is inside brackets is the grammar's, which derives from this."""
 
-    def bracketed(self, opening: str) -> Node:
-        raise NotImplementedError
+    @abstractmethod
+    def bracketed(self, opening: str) -> Node: ...
 
     def sum(self) -> Node:
         self.deeper()

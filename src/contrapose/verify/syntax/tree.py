@@ -16,6 +16,8 @@ Node = tuple[Any, ...]
 CONSTANTS = frozenset(["\\pi", "e", "i"])
 STRUCTURES = frozenset(["tuple", "set", "matrix", "list", "builder"])
 """What no arithmetic is done with here."""
+MIRRORED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+"""What orders two sides, and how it reads from the other."""
 
 
 class Unreadable(ValueError):
@@ -43,6 +45,11 @@ def replaced(node: Node, by: Mapping[Node, Node]) -> Node:
     if node in by:
         return by[node]
     return tuple(replaced(part, by) if isinstance(part, tuple) else part for part in node)
+
+
+def mirrored(operators: tuple[str, ...]) -> tuple[str, ...]:
+    """The operators of a chain of relations read from its other end."""
+    return tuple(MIRRORED.get(op, op) for op in reversed(operators))
 
 
 def signs(node: Node) -> list[Node]:
