@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from contrapose.cli.screen import Screen
 from contrapose.config import resolve
 from contrapose.objectives.zoo import ZOO
 from contrapose.report.metrics import STEP, TIME_FIELDS, UPDATE
-from contrapose.screen import Screen
 from contrapose.train.loop import train
 from contrapose.train.run import Run
 from contrapose.types import ContraposeError, PoolExhausted

@@ -1,0 +1,97 @@
+"""``contrapose train``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from contrapose.cli.app import app, quiet
+from contrapose.types import ContraposeError, PoolExhausted
+
+if TYPE_CHECKING:
+    from contrapose.settings import Config
+
+STOPPED = 75
+"""Exit code of a run that was asked to stop and saved a checkpoint."""
+
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. optim.lr=2e-6. Repeatable.")
+]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A shipped recipe or a .toml file. Default: abacus.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/<recipe>-<objective>-<seed>-<time>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    set_: Set = [],  # noqa: B006
+    seed: Annotated[int | None, typer.Option(help="Same as --set seed=N.")] = None,
+) -> None:
+    """Train a model, and evaluate it before and after where eval.data is set."""
+    if resume:
+        if out is None or recipe or set_ or seed is not None:
+            raise ContraposeError(
+                "--resume: give --out RUN and nothing else; the settings are those of RUN/config.toml"
+            )
+        config, folder = _saved_config(out), out
+    else:
+        from contrapose.config import resolve
+
+        config, recipe = resolve(recipe, set_, seed=seed)
+        label = Path(recipe).stem if recipe.endswith(".toml") else recipe.replace("/", "-")
+        name = f"{label}-{config.objective.name}-{config.seed}-{time.strftime('%m%d-%H%M%S')}"
+        folder = out or Path("runs") / name
+        if (folder / "config.toml").exists():
+            raise ContraposeError(f"--out: {folder} already holds a run: choose another folder, or go on with --resume")
+    sys.exit(_train(config, folder, resume))
+
+
+def _train(config: Config, folder: Path, resume: bool) -> int:
+    console = Console()
+    with console.status("loading") if console.is_terminal else nullcontext():
+        from contrapose.cli.screen import Screen
+        from contrapose.cli.tables import evaluation_table
+        from contrapose.train.loop import train as loop
+        from contrapose.train.run import Run
+
+        quiet()
+        run = Run(config, folder, resume=resume)
+    screen = Screen(console, config.steps)
+    run.on_group = lambda group: screen.on_eval_group(len(run.eval_prompts))
+    run.on_eval, run.on_trained = screen.on_eval, screen.on_trained
+    for line in run.describe():
+        screen.log(line)
+    with run, screen:
+        screen.started_at(run.step)
+        try:
+            finished = loop(run, screen.on_step)
+        except PoolExhausted:
+            kept = run.finish()
+            screen.log(f"kept {kept}, after step {run.step}: other settings may start from it, --set model.path={kept}")
+            raise
+    if not finished:
+        screen.log(f"stopped after step {run.step}; go on with: contrapose train --resume --out {folder}")
+        return STOPPED
+    model = run.finish()
+    if run.evaluations:
+        first, last = run.evaluations[0], run.evaluations[-1]
+        console.print(evaluation_table({f"step {e['step']}": e for e in (first, last)}))
+    screen.log(f"run    {folder}\nmodel  {model}")
+    return 0
+
+
+def _saved_config(folder: Path) -> Config:
+    from contrapose.config import read_toml
+    from contrapose.settings import validate
+
+    tree = read_toml(folder / "config.toml")
+    tree.pop("run", None)
+    return validate(tree)
