@@ -1,9 +1,9 @@
 """Stand-ins with a script: an engine whose answers are written beforehand, and groups without a model."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from contrapose.rollout.sampler import Sampling
-from contrapose.types import Group, Prompt, Rollout, Verdict
+from contrapose.types import Group, Prompt, Rollout, Sampled, Verdict
 
 
 def rollout(text: str = "", tokens: Sequence[int] = (5, 6, 1), finished: str = "stop") -> Rollout:
@@ -19,8 +19,24 @@ def group(prompt: str, right: Sequence[bool]) -> Group:
     return Group(Prompt(prompt, prompt, "1", tokens=(3,)), (rollout(),) * len(right), tuple(map(verdict, right)))
 
 
+def at_once(prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Sampled]:
+    """A decode step in which a whole group finished."""
+    return [Sampled(prompt, i, r) for i, r in enumerate(rollouts)]
+
+
+def by_prompt(steps: Iterable[Sequence[Sampled]]) -> dict[str, tuple[Rollout, ...]]:
+    """What an engine sampled, in the order in which groups were complete; every index stands once."""
+    found: dict[str, dict[int, Rollout]] = {}
+    for s in (s for step in steps for s in step):
+        group = found.pop(s.prompt.id, {})
+        assert s.index not in group
+        found[s.prompt.id] = group | {s.index: s.rollout}
+    assert all(sorted(group) == list(range(len(group))) for group in found.values())
+    return {name: tuple(group[i] for i in sorted(group)) for name, group in found.items()}
+
+
 class ScriptedEngine:
-    """Answers ``answers(prompt, round)`` of the ``k`` rollouts right, and yields groups in reverse order."""
+    """Answers ``answers(prompt, round)`` of the ``k`` rollouts right, and finishes prompts in reverse order."""
 
     def __init__(self, answers: Callable[[Prompt, int], int]) -> None:
         self.answers = answers
@@ -30,10 +46,10 @@ class ScriptedEngine:
         pass
 
     def generate(
-        self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling
-    ) -> Iterator[tuple[Prompt, tuple[Rollout, ...]]]:
+        self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling, cancelled: Collection[str] = ()
+    ) -> Iterator[list[Sampled]]:
         self.rounds.append([p.id for p in prompts])
         for prompt in reversed(prompts):
             right = self.answers(prompt, len(self.rounds) - 1)
             texts = [rf"\boxed{{{prompt.answer}}}"] * right + [r"\boxed{-1}"] * (k - right)
-            yield prompt, tuple(rollout(text) for text in texts)
+            yield at_once(prompt, [rollout(text) for text in texts])

@@ -71,6 +71,7 @@ class FilterConfig(Section):
     refill: bool = True
     cache: bool = True
     max_rounds: int = Field(20, gt=0)
+    early_stop: bool = False  # cancel the rest of a group that will not be trained on
 
 
 class RewardConfig(Section):

@@ -80,14 +80,23 @@ class Rollout:
     """One sampled answer. ``mask`` is 1 on tokens the policy chose itself (its EOS included) and 0 on inserted ones.
 
     ``logp`` holds the engine's log-probs; the trainer recomputes its own. ``finished`` is ``"stop"`` after an
-    EOS and ``"length"`` when the response limit cut it off.
+    EOS, ``"length"`` when the response limit cut it off, and ``"cancelled"`` when nobody waited for its end.
     """
 
     tokens: tuple[int, ...]
     mask: tuple[int, ...]
     logp: tuple[float, ...]
     text: str
-    finished: Literal["stop", "length"]
+    finished: Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Rollout ``index`` of a prompt, as an engine hands it over."""
+
+    prompt: Prompt
+    index: int
+    rollout: Rollout
 
 
 @dataclass(frozen=True)
@@ -108,11 +117,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Group:
-    """One prompt with its K rollouts and their verdicts, in sampling order."""
+    """One prompt with its K rollouts and their verdicts, in sampling order.
+
+    Rollouts that were cancelled, because those that had finished already decided the group's fate, stand apart: they
+    have no verdict.
+    """
 
     prompt: Prompt
     rollouts: tuple[Rollout, ...]
     verdicts: tuple[Verdict, ...]
+    cancelled: tuple[Rollout, ...] = ()
 
     @property
     def correct(self) -> int:
@@ -120,7 +134,8 @@ class Group:
 
     @property
     def tokens(self) -> int:
-        return sum(len(r.tokens) for r in self.rollouts)
+        """What the group cost, cancelled rollouts included."""
+        return sum(len(r.tokens) for r in (*self.rollouts, *self.cancelled))
 
     @property
     def faults(self) -> int:

@@ -12,6 +12,7 @@ from contrapose.prompts.abacus import BASE_MODEL, split_of
 from contrapose.rollout.sampler import Sampling
 from contrapose.types import ContraposeError, Prompt, Rollout
 from contrapose.verify.verifier import Verifier
+from train_scripted import at_once
 
 PROMPTS = [Prompt(f"p{i}", f"{i}+0=", str(i)) for i in range(3)]
 RIGHT, WRONG, CUT, EMPTY = "right", "wrong", "cut", "empty"
@@ -28,11 +29,11 @@ class Scripted:
     def sync(self, model):
         raise AssertionError("an evaluation does not change the policy")
 
-    def generate(self, prompts, k, seed, sampling):
+    def generate(self, prompts, k, seed, sampling, cancelled=()):
         self.asked.append(([p.id for p in prompts], k, seed, sampling))
         for prompt in reversed(prompts):
             assert len(self.script[prompt.id]) == k
-            yield prompt, tuple(self._answer(prompt, how) for how in self.script[prompt.id])
+            yield at_once(prompt, [self._answer(prompt, how) for how in self.script[prompt.id]])
 
     def _answer(self, prompt, how):
         text, length, finished = {

@@ -233,8 +233,8 @@ def habits_of(folder):
     prompts, _ = render_all(problems("test", 300), "plain", engine.tokenizer, 64)
     verdicts = [
         verifier(prompt, rollout)
-        for prompt, rollouts in engine.generate(prompts, 2, seed=0, sampling=Sampling(1.0, 1.0, 64))
-        for rollout in rollouts
+        for step in engine.generate(prompts, 2, seed=0, sampling=Sampling(1.0, 1.0, 64))
+        for prompt, rollout in ((s.prompt, s.rollout) for s in step)
     ]
     assert len(verdicts) == 600
     return sum(v.correct for v in verdicts) / 600, sum(v.boxed is None for v in verdicts) / 600

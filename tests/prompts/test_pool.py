@@ -433,10 +433,11 @@ def test_prompts_are_known_by_id_not_by_place():
     assert [p.id for p in restored.draw(5)] == [p.id for p in pool.draw(5)]
 
 
-@pytest.mark.parametrize("where", ["queue", "cache", "mastered", "mastered_visits"])
+@pytest.mark.parametrize("where", ["orders", "cache", "mastered", "mastered_visits"])
 def test_a_state_that_names_absent_prompts_is_refused(where):
     state = PromptPool(prompts(4), Thresholds(patience=2)).state_dict()
-    state[where] = {"gone/1": 1} if where == "mastered_visits" else ["gone/1"]
+    strange = {"mastered_visits": {"gone/1": 1}, "orders": {"": {"epoch": 0, "left": ["gone/1"], "drawn": 0}}}
+    state[where] = strange.get(where, ["gone/1"])
     pool = PromptPool(prompts(4), Thresholds(patience=2))
     with pytest.raises(ContraposeError, match=r"1 prompts? of the checkpoint .*gone/1") as error:
         pool.load_state_dict(state)

@@ -8,6 +8,7 @@ from contrapose.rollout.decode import EmbeddedEngine, decode
 from contrapose.rollout.sampler import Sampling
 from contrapose.types import ContraposeError, Prompt
 from models import PLAIN, tiny, tokenizer
+from train_scripted import by_prompt
 
 TOKENS = [(5, 9, 3), (8,), (11, 2, 3, 4, 5, 6, 40), (63, 22), (17, 33, 8, 9)]
 PROMPTS = [Prompt(id=f"p{i}", problem="", answer="", tokens=tokens) for i, tokens in enumerate(TOKENS)]
@@ -18,9 +19,8 @@ SAMPLING = Sampling(max_tokens=24)
 def rollouts(model, prompts=PROMPTS, k=3, seed=0, sampling=SAMPLING, eos=EOS, max_rows=256):
     """Rollouts by prompt id."""
     engine = EmbeddedEngine(model, tokenizer(eos=eos[0]), eos, max_rows)
-    drawn = list(engine.generate(prompts, k, seed, sampling))
-    found = {prompt.id: group for prompt, group in drawn}
-    assert len(found) == len(drawn) == len(prompts)
+    found = by_prompt(engine.generate(prompts, k, seed, sampling))
+    assert len(found) == len(prompts)
     assert all(len(group) == k for group in found.values())
     return found
 
@@ -153,8 +153,7 @@ def test_a_small_cache_makes_small_waves(monkeypatch):
         seen.clear()
         cache_gib = rows * longest * bytes_per_token / 2**30 * 1.001
         engine = EmbeddedEngine(model, tokenizer(eos=EOS[0]), EOS, cache_gib=cache_gib)
-        found = dict(engine.generate(PROMPTS, 3, 0, SAMPLING))
-        assert {p.id: [r.tokens for r in group] for p, group in found.items()} == usual
+        assert tokens_of(by_prompt(engine.generate(PROMPTS, 3, 0, SAMPLING))) == usual
         assert max(seen) == expected
 
 
@@ -204,15 +203,17 @@ def test_an_eos_at_the_limit_is_a_stop():
         assert (r.finished == "stop") == (r.tokens[0] in tokens[:2])
 
 
-def test_a_group_is_yielded_when_it_is_finished():
+def test_rollouts_are_yielded_when_they_are_finished():
     """Rows come as they end: shorter answers before longer ones."""
     model = tiny("qwen3")
-    rows = list(decode(model, TOKENS, 2, list(range(10)), SAMPLING, EOS))
-    assert sorted(row for row, _, _ in rows) == list(range(10))
-    lengths = [len(tokens) for _, tokens, _ in rows]
-    assert lengths == sorted(lengths)
+    steps = list(decode(model, TOKENS, 2, list(range(10)), SAMPLING, EOS))
+    assert sorted(row for step in steps for row, _, _ in step) == list(range(10))
+    lengths = [{len(tokens) for _, tokens, _ in step} for step in steps]
+    assert all(len(length) == 1 for length in lengths)
+    assert lengths == sorted(lengths, key=max) and len(lengths) > 1
     engine = EmbeddedEngine(model, tokenizer(), EOS)
-    longest = [max(len(r.tokens) for r in group) for _, group in engine.generate(PROMPTS, 2, 0, SAMPLING)]
+    groups = by_prompt(engine.generate(PROMPTS, 2, 0, SAMPLING)).values()
+    longest = [max(len(r.tokens) for r in group) for group in groups]
     assert longest == sorted(longest) and len(set(longest)) > 1
 
 
@@ -232,18 +233,18 @@ def test_the_model_can_still_be_trained(family):
     model = tiny(family)
     engine = EmbeddedEngine(model, tokenizer(), EOS)
     generation = engine.generate(PROMPTS, 2, 0, SAMPLING)
-    next(generation)
+    first = next(generation)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
     LogProbs(model)([Row((1, 2), (3, 4))]).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
-    assert len(list(generation)) == 4
+    assert len(first) < sum(map(len, by_prompt([first, *generation]).values())) == 10
 
 
 def test_the_weights_are_those_of_now():
     model, other = tiny("qwen3"), tiny("qwen3", seed=1)
     engine = EmbeddedEngine(model, tokenizer(), EOS)
     engine.sync(other)
-    synced = {prompt.id: group for prompt, group in engine.generate(PROMPTS, 3, 0, SAMPLING)}
+    synced = by_prompt(engine.generate(PROMPTS, 3, 0, SAMPLING))
     assert synced == rollouts(other) != rollouts(model)
     model.load_state_dict(other.state_dict())
     assert rollouts(model) == synced

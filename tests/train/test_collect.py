@@ -11,7 +11,7 @@ from contrapose.types import PoolExhausted, Prompt, Stopped
 from contrapose.verify.grading import Grading
 from contrapose.verify.processes import Limits
 from contrapose.verify.verifier import Verifier
-from train_scripted import ScriptedEngine, rollout
+from train_scripted import ScriptedEngine, at_once, rollout
 
 
 def prompts(count: int) -> list[Prompt]:
@@ -46,10 +46,10 @@ def test_hostile_answers_are_wrong_ones_and_cost_their_neighbours_nothing():
     """Six right answers and one that hangs its grader: no mastery, and every other verdict as it should be."""
 
     class Hostile(ScriptedEngine):
-        def generate(self, prompts, k, seed, sampling):
+        def generate(self, prompts, k, seed, sampling, cancelled=()):
             for prompt in prompts:
                 texts = ["right"] * 7 + ["sleep" if prompt.id == "p1" else "exit 1" if prompt.id == "p2" else "wrong"]
-                yield prompt, tuple(rollout(text) for text in texts)
+                yield at_once(prompt, [rollout(text) for text in texts])
 
     verifier = Verifier("format", grading=Grading("grader_functions:act", "text"), limits=Limits(seconds=0.3))
     settings = {"wanted": 4, "k": 8, "seed": 0, "sampling": Sampling(), "refill": False, "max_rounds": 1}

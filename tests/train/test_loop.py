@@ -151,8 +151,8 @@ def stop_after(run: Run, groups: int) -> None:
     """Ask for a stop while the ``groups``-th group from now is being looked at."""
 
     class Watched:
-        def groups(self, finished, judge=run.verifier):
-            for seen, group in enumerate(judge.groups(finished), 1):
+        def groups(self, sampled, k, watch=None, judge=run.verifier):
+            for seen, group in enumerate(judge.groups(sampled, k, watch), 1):
                 run.stop.requested = seen >= groups
                 yield group
 

@@ -11,6 +11,7 @@ from contrapose.verify.grading import PROBES, Finding, Grading
 from contrapose.verify.processes import GraderError, Limits
 from contrapose.verify.verifier import SCHEMES, Verifier, overlong_punishment
 from contrapose.verify.workers import Workers, shared
+from train_scripted import at_once
 
 PROMPT = Prompt("p", "1+1=", "2")
 ACT = {"grading": Grading("grader_functions:act"), "limits": Limits(seconds=2, cpu_seconds=0.7, memory_gib=0.125)}
@@ -145,12 +146,16 @@ def test_groups_keep_prompts_rollouts_and_verdicts_together():
     finished = [
         (Prompt(str(n), "", str(n)), tuple(rollout(rf"\boxed{{{m}}}") for m in range(n + 1))) for n in (3, 0, 5, 1)
     ]
-    groups = list(Verifier("binary").groups(finished))
+    groups = [
+        g
+        for prompt, rollouts in finished
+        for g in Verifier("binary").groups([at_once(prompt, rollouts)], len(rollouts))
+    ]
     assert [(group.prompt, group.rollouts) for group in groups] == finished
     for group in groups:
         assert [v.boxed for v in group.verdicts] == [str(m) for m in range(len(group.rollouts))]
         assert [v.correct for v in group.verdicts] == [False] * (len(group.rollouts) - 1) + [True]
-    assert list(Verifier().groups([])) == []
+    assert list(Verifier().groups([], 8)) == []
 
 
 def test_grading_goes_on_while_the_engine_samples(monkeypatch):
@@ -169,11 +174,11 @@ def test_grading_goes_on_while_the_engine_samples(monkeypatch):
         for n in range(4):
             log.append(f"sample {n}")
             assert not wait(asked, 30).not_done, "nothing is graded before the engine ends"
-            yield Prompt(str(n), "", str(n)), (rollout(rf"\boxed{{{n}}}"),) * 2
+            yield at_once(Prompt(str(n), "", str(n)), (rollout(rf"\boxed{{{n}}}"),) * 2)
         log.append("end")
 
     verifier.start()
-    for group in verifier.groups(engine()):
+    for group in verifier.groups(engine(), 2):
         log.append(f"group {group.prompt.id}")
     # a group comes out as soon as the engine has delivered another one, and never later than that
     at = {line: number for number, line in enumerate(log)}
@@ -185,17 +190,17 @@ def test_grading_goes_on_while_the_engine_samples(monkeypatch):
 
 def test_a_mistake_of_the_engine_is_not_swallowed():
     def engine():
-        yield PROMPT, (rollout(r"\boxed{2}"),)
+        yield at_once(PROMPT, (rollout(r"\boxed{2}"),))
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        list(Verifier("binary").groups(engine()))
+        list(Verifier("binary").groups(engine(), 1))
 
 
 def test_no_group_comes_from_a_grader_that_cannot_grade(monkeypatch):
     monkeypatch.setitem(PROBES, "exact", ([("a", "b")], []))
     verifier = Verifier("binary", grading=Grading("exact", "text"), limits=Limits(workers=1, seconds=4))
-    groups = verifier.groups([(PROMPT, (rollout("2"),))] * 3)
+    groups = verifier.groups([at_once(PROMPT, (rollout("2"),))] * 3, 1)
     with pytest.raises(GraderError, match="should be correct, was wrong"):
         next(groups)
     with pytest.raises(GraderError):

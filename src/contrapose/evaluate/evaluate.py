@@ -46,7 +46,7 @@ def evaluate(
 ) -> Evaluation:
     """Draw ``samples`` answers to every prompt. ``each`` sees every finished group (progress, records)."""
     groups: list[Group] = []
-    for group in verifier.groups(engine.generate(prompts, samples, seed, sampling)):
+    for group in verifier.groups(engine.generate(prompts, samples, seed, sampling), samples):
         groups.append(group)
         each(group)
     right = [g.correct for g in groups]

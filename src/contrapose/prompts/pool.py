@@ -1,14 +1,14 @@
-"""Which question now: draw, judge, put back. The only room that knows reward thresholds and mastery."""
+"""Which question now: draw, judge, put back. The only file that knows reward thresholds and mastery."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from contrapose.types import SAME_REWARD, ContraposeError, Fate, Group, PoolExhausted, Prompt
+from contrapose.types import FAULTS, SAME_REWARD, ContraposeError, Fate, Group, PoolExhausted, Prompt, Verdict, nearest
 
 ACCEPTANCE_MEMORY = 0.7
 """Weight of the past in the running estimate of the share of drawn groups that are accepted."""
@@ -28,6 +28,9 @@ class Thresholds:
     ``mode`` ``"none"`` trains every drawn group. ``"variance"`` puts in place of the band whether the rewards differ:
     with mastery off, DAPO's dynamic sampling by its metric ``seq_reward``. By its default, ``acc``, that is the band
     with ``t_easy`` 0.99 (up to K = 100) and mastery off.
+
+    What the finished rollouts decide (``decided``) is the group's fate whatever the others would have been, but for one
+    thing: an answer that is never sampled cannot turn out to be ungradable.
     """
 
     mode: Literal["band", "variance", "none"] = "band"
@@ -54,37 +57,88 @@ class Thresholds:
         return sum(v.reward >= best - SAME_REWARD for v in group.verdicts) / len(group.verdicts)
 
     def fate(self, group: Group) -> Fate:
-        """What becomes of a drawn group, patience aside."""
+        """What becomes of a drawn group, patience aside. Raises ValueError if it was cut short while undecided."""
+        if group.cancelled:
+            decided = self.decided(group.verdicts, len(group.verdicts) + len(group.cancelled))
+            if decided is None:
+                raise ValueError(f"the group of {group.prompt.id} was cut short before its fate was decided")
+            return decided
         if self.mode == "none":
             return "train"
         rho = self.rho_of(group)
-        if self.require_correct and group.correct == 0:
-            return "too_hard"
-        if rho > self.t_master and not group.faults:
-            return "mastered"
+        if excluded := self._excluded(rho, group.correct, group.faults):
+            return excluded
         if self.mode == "variance":
             rewards = [v.reward for v in group.verdicts]
             equal = max(rewards) - min(rewards) <= SAME_REWARD
             return "train" if not equal else "too_easy" if group.correct else "too_hard"
+        return self._in_band(rho)
+
+    def decided(self, verdicts: Sequence[Verdict], k: int) -> Fate | None:
+        """The fate, other than training, that ``verdicts`` on a part of a group of ``k`` decide already; else None.
+
+        Only counts of right answers decide early: ``mode`` ``"band"`` with ``rho`` ``"correct"``.
+        """
+        if self.mode != "band" or self.rho != "correct":
+            return None
+        least = sum(v.correct for v in verdicts)
+        possible = range(least, least + k - len(verdicts) + 1)
+        faults = sum(v.status in FAULTS for v in verdicts)
+        fate, *others = {self._excluded(c / k, c, faults) or self._in_band(c / k) for c in possible}
+        return None if others or fate == "train" else fate
+
+    def _excluded(self, rho: float, correct: int, faults: int) -> Fate | None:
+        """What keeps a group out of training whatever the mode."""
+        if self.require_correct and correct == 0:
+            return "too_hard"
+        return "mastered" if rho > self.t_master and not faults else None
+
+    def _in_band(self, rho: float) -> Fate:
         return "too_hard" if rho <= self.t_hard else "train" if rho <= self.t_easy else "too_easy"
+
+
+EVERY = ""
+"""The one source of a pool without weights."""
+
+
+@dataclass
+class _Order:
+    """How one source is drawn from: its ids, what is left of its present epoch (drawn from the end), and the count."""
+
+    weight: float
+    prompts: list[str] = field(default_factory=list)
+    epoch: int = -1
+    left: list[str] = field(default_factory=list)
+    drawn: int = 0
 
 
 class PromptPool:
     """Draws prompts in a seeded order, judges their groups and remembers who is mastered. Resumable.
 
     Each epoch is a fresh permutation of the prompts not yet mastered; cached prompts come first. Prompts are
-    known by id, never by position, so that a changed file cannot shift them.
+    known by id, never by position, so that a changed file cannot shift them. With ``weights`` (by ``Prompt.source``)
+    every source has epochs of its own, and at any time they have been drawn from in proportion to their weights, as
+    long as they have prompts left.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], thresholds: Thresholds, seed: int = 0, cache: bool = True) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        thresholds: Thresholds,
+        seed: int = 0,
+        cache: bool = True,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
         self._prompts = {p.id: p for p in prompts}
         if len(self._prompts) != len(prompts):
             raise ContraposeError("data: two prompts share an id")
         self.thresholds = thresholds
         self._seed = seed
         self._keeps_cache = cache
-        self._epoch = -1
-        self._queue: list[str] = []
+        self._orders = {source: _Order(weight) for source, weight in (weights or {EVERY: 1.0}).items()}
+        self._order_of = {p.id: p.source if weights else EVERY for p in prompts}
+        for prompt, source in self._order_of.items():
+            self._orders[source].prompts.append(prompt)
         self._cache: list[str] = []
         self._mastered: set[str] = set()
         self._mastered_visits: dict[str, int] = {}
@@ -113,15 +167,24 @@ class PromptPool:
         Raises PoolExhausted when every prompt is mastered.
         """
         drawn, self._cache = self._cache[:count], self._cache[count:]
-        taken = set(drawn)
-        while len(drawn) < count:
-            if not self._queue:
-                if drawn:
-                    break  # so that no prompt comes twice in one draw
-                self._start_epoch()
-            candidate = self._queue.pop()
-            if candidate not in self._mastered and candidate not in taken:
+        cached, tapped = set(drawn), {self._order_of[i] for i in drawn}
+        giving = dict(self._orders)
+        while len(drawn) < count and giving:
+            source = min(giving, key=lambda s: (giving[s].drawn + 1) / giving[s].weight)
+            order = giving[source]
+            if not order.left and (source in tapped or not self._start_epoch(source)):
+                del giving[source]  # so that no prompt comes twice in one draw
+                continue
+            candidate = order.left.pop()
+            if candidate not in self._mastered and candidate not in cached:
                 drawn.append(candidate)
+                order.drawn += 1
+                tapped.add(source)
+        if not giving and not drawn:
+            raise PoolExhausted(
+                f"data: all {len(self._prompts)} prompts are mastered: add some, raise filter.t_master, or take them "
+                "back with --resume --readmit all"
+            )
         return [self._prompts[i] for i in drawn]
 
     def judge(self, group: Group) -> Fate:
@@ -147,20 +210,38 @@ class PromptPool:
             returned = [p.id for p in prompts if p.id not in self._mastered]
             self._cache = list(dict.fromkeys([*self._cache, *returned]))
 
-    def _start_epoch(self) -> None:
-        self._epoch += 1
-        self._queue = [i for i in self._prompts if i not in self._mastered]
-        if not self._queue:
-            raise PoolExhausted(
-                f"data: all {len(self._prompts)} prompts are mastered: add some, or raise filter.t_master"
+    def readmit(self, prompts: Iterable[str]) -> list[str]:
+        """Undo the mastery of these ids, or of all with ``"all"``; they are drawn again from their next epoch on.
+
+        Returns who came back. Raises ContraposeError for an id that is not mastered.
+        """
+        asked = set(prompts)
+        back = sorted(self._mastered if "all" in asked else asked)
+        if strangers := [i for i in back if i not in self._mastered]:
+            raise ContraposeError(
+                f"--readmit: {strangers[0]!r} is not mastered{nearest(strangers[0], sorted(self._mastered))}"
             )
-        random.Random(f"{self._seed}/{self._epoch}").shuffle(self._queue)
+        self._mastered.difference_update(back)
+        for prompt in back:
+            self._mastered_visits.pop(prompt, None)
+        return back
+
+    def _start_epoch(self, source: str) -> bool:
+        """A fresh permutation of what is left of a source; False when nothing is."""
+        order = self._orders[source]
+        order.left = [i for i in order.prompts if i not in self._mastered]
+        if order.left:
+            order.epoch += 1
+            random.Random(f"{self._seed}/{order.epoch}/{source}".rstrip("/")).shuffle(order.left)
+        return bool(order.left)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is not in the constructor's arguments, as plain values."""
         return {
-            "epoch": self._epoch,
-            "queue": list(self._queue),
+            "orders": {
+                source: {"epoch": order.epoch, "left": list(order.left), "drawn": order.drawn}
+                for source, order in self._orders.items()
+            },
             "cache": list(self._cache),
             "mastered": sorted(self._mastered),
             "mastered_visits": dict(sorted(self._mastered_visits.items())),
@@ -169,12 +250,16 @@ class PromptPool:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from ``state``. Raises ContraposeError when it names prompts this pool does not hold."""
-        named = [*state["queue"], *state["cache"], *state["mastered"], *state["mastered_visits"]]
+        left = [prompt for order in state["orders"].values() for prompt in order["left"]]
+        named = [*left, *state["cache"], *state["mastered"], *state["mastered_visits"]]
         missing = [i for i in named if i not in self._prompts]
         if missing:
             raise ContraposeError(
                 f"data: {len(missing)} prompts of the checkpoint are gone ({missing[0]}): resume with the same data"
             )
-        self._epoch, self._queue, self._cache = state["epoch"], list(state["queue"]), list(state["cache"])
+        for source, order in self._orders.items():
+            saved = state["orders"][source]
+            order.epoch, order.left, order.drawn = saved["epoch"], list(saved["left"]), saved["drawn"]
+        self._cache = list(state["cache"])
         self._mastered, self._mastered_visits = set(state["mastered"]), dict(state["mastered_visits"])
         self._acceptance = state["acceptance"]

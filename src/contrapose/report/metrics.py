@@ -4,21 +4,28 @@ from __future__ import annotations
 
 STEP = {
     "step": "steps done, from 1",
-    "reward_mean": "mean shaped reward of all rollouts drawn, before filtering",
-    "accuracy": "share correct of all rollouts drawn, before filtering",
+    "reward_mean": "mean shaped reward of all rollouts drawn, before filtering (cancelled ones: see accuracy)",
+    "accuracy": "share correct of all rollouts drawn, before filtering; a cancelled one counts as its group's rest",
     "drawn_groups": "groups rolled out in this step",
     "accepted_groups": "groups trained on in this step",
     "rounds": "draws it took to fill the batch",
     "mastered_prompts": "prompts removed for good so far",
-    "generated_tokens": "response tokens of all rollouts drawn",
+    "generated_tokens": "response tokens of all rollouts drawn: kept + surplus + filtered",
     "kept_tokens": "response tokens of the groups trained on",
-    "length_mean": "mean response length of all rollouts drawn, tokens",
-    "truncated": "share of all rollouts drawn that reached the response limit",
-    "no_answer": "share of all rollouts drawn without a boxed answer",
-    "unparsed": "share of all rollouts drawn whose answer could not be read as mathematics",
-    "verifier_faults": "share of all rollouts drawn that could not be graded within limits (too_long, timeout, memory, "
-    "crashed): worth a wrong answer",
-    "verdicts": "how many rollouts drawn had each verdict status",
+    "surplus_tokens": "response tokens of groups that passed after the batch was full: dropped, and with filter.cache "
+    "their prompts are rolled out anew",
+    "filtered_tokens": "response tokens of the groups that were not trained on, by fate",
+    "cancelled_rollouts": "rollouts cut short because their group was decided (filter.early_stop)",
+    "cancelled_tokens": "response tokens spent on them, a part of filtered_tokens",
+    "saved_tokens": "tokens they would have cost more, an estimate: the mean rest of the step's finished rollouts that "
+    "grew longer than them",
+    "length_mean": "mean response length of all rollouts that finished, tokens",
+    "truncated": "share of all finished rollouts that reached the response limit",
+    "no_answer": "share of all finished rollouts without a boxed answer",
+    "unparsed": "share of all finished rollouts whose answer could not be read as mathematics",
+    "verifier_faults": "share of all finished rollouts that could not be graded within limits (too_long, timeout, "
+    "memory, crashed): worth a wrong answer",
+    "verdicts": "how many finished rollouts had each verdict status",
     "alarms": "what a person should look at, a line each",
     "entropy": "mean entropy of pi_old on the response tokens trained on, nats",
     "kl": "KL(pi_old || pi_theta) seen by the last update, k3, mean over its tokens, nats",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer
 from contrapose.rollout.sampler import Sampling, sample, seed_of
-from contrapose.types import ContraposeError, Prompt, Rollout
+from contrapose.types import ContraposeError, Prompt, Rollout, Sampled
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -56,23 +56,34 @@ class EmbeddedEngine:
         """Take ``model``; it is decoded in place, so its weights are always the present ones."""
         self.model = model
 
-    def generate(
-        self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling
-    ) -> Iterator[tuple[Prompt, tuple[Rollout, ...]]]:
-        """See ``RolloutEngine.generate``. Rollout i of a prompt is drawn with the seed of ``(seed, prompt id, i)``."""
+    def side_by_side(self, prompts: Sequence[Prompt], k: int, sampling: Sampling) -> int:
+        """How many of ``prompts`` are rolled out together."""
         longest = max((len(p.tokens) for p in prompts), default=0) + sampling.max_tokens
-        wave = max(1, min(self.max_rows, self._cache_tokens // longest) // k)
+        return max(1, min(self.max_rows, self._cache_tokens // longest) // k)
+
+    def generate(
+        self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling, cancelled: Collection[str] = ()
+    ) -> Iterator[list[Sampled]]:
+        """See ``RolloutEngine.generate``. Rollout i of a prompt is drawn with the seed of ``(seed, prompt id, i)``."""
+        wave = self.side_by_side(prompts, k, sampling)
         for start in range(0, len(prompts), wave):
             part = prompts[start : start + wave]
             seeds = [seed_of(seed, p.id, i) for p in part for i in range(k)]
-            finished: dict[int, Rollout] = {}
-            for row, tokens, logp in decode(self.model, [p.tokens for p in part], k, seeds, sampling, self.eos):
-                finished[row] = self._rollout(tokens, logp)
-                first = row // k * k
-                if all(r in finished for r in range(first, first + k)):
-                    yield part[row // k], tuple(finished.pop(r) for r in range(first, first + k))
+            growing = [True] * len(part)
+            dropped: set[int] = set()  # rows that decode is to hand over before its next step
+            for ended in decode(self.model, [p.tokens for p in part], k, seeds, sampling, self.eos, dropped):
+                cut_short = frozenset(dropped)
+                dropped.clear()
+                yield [
+                    Sampled(part[row // k], row % k, self._rollout(tokens, logp, row in cut_short))
+                    for row, tokens, logp in ended
+                ]
+                for number, prompt in enumerate(part):
+                    if growing[number] and prompt.id in cancelled:
+                        growing[number] = False
+                        dropped.update(range(number * k, number * k + k))
 
-    def _rollout(self, tokens: list[int], logp: list[float]) -> Rollout:
+    def _rollout(self, tokens: list[int], logp: list[float], cancelled: bool) -> Rollout:
         stopped = tokens[-1] in self.eos
         text = self.tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=True)
         return Rollout(
@@ -80,7 +91,7 @@ class EmbeddedEngine:
             mask=(1,) * len(tokens),
             logp=tuple(logp),
             text=text if isinstance(text, str) else "".join(text),
-            finished="stop" if stopped else "length",
+            finished="cancelled" if cancelled else "stop" if stopped else "length",
         )
 
 
@@ -92,8 +103,10 @@ def decode(
     seeds: Sequence[int],
     sampling: Sampling,
     eos: tuple[int, ...],
-) -> Iterator[tuple[int, list[int], list[float]]]:
-    """Yield ``(row, tokens, logp)`` as rows finish; rows ``p * k`` to ``p * k + k - 1`` answer prompt ``p``."""
+    dropped: Collection[int] = (),
+) -> Iterator[list[tuple[int, list[int], list[float]]]]:
+    """Yield ``(row, tokens, logp)`` of the rows that finish, step by step; rows ``p * k`` to ``p * k + k - 1`` answer
+    prompt ``p``. Rows that stand in ``dropped`` after a yield are yielded as they are, and go no further."""
     device = model.device
     eos_E = torch.tensor(eos, device=device)
     rows = len(prompts) * k
@@ -108,9 +121,10 @@ def decode(
         token_NT[row_N, t], logp_NT[row_N, t] = chosen_N, chosen_logp_N.float()
         last = t + 1 == sampling.max_tokens
         ended_N = live_N & (torch.isin(chosen_N, eos_E) | last)
-        for row in row_N[ended_N].tolist():
-            yield row, token_NT[row, : t + 1].tolist(), logp_NT[row, : t + 1].tolist()
-        live_N = live_N & ~ended_N
+        while ended_N.any():
+            yield [(r, token_NT[r, : t + 1].tolist(), logp_NT[r, : t + 1].tolist()) for r in row_N[ended_N].tolist()]
+            live_N = live_N & ~ended_N
+            ended_N = live_N & torch.isin(row_N, torch.tensor(sorted(dropped), device=device, dtype=row_N.dtype))
         growing = int(live_N.sum())
         if growing == 0:
             return

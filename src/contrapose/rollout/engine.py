@@ -1,12 +1,12 @@
-"""What the loop asks of anything that samples: groups of rollouts, one group as soon as it is finished."""
+"""What the loop asks of anything that samples: rollouts, each as soon as it is finished."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from contrapose.rollout.sampler import Sampling
-from contrapose.types import Prompt, Rollout
+from contrapose.types import Prompt, Sampled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class RolloutEngine(Protocol):
     """Samples K answers to each prompt under the present policy.
 
-    What it returns is a function of ``(policy, prompts, k, seed, sampling)``; neither time nor the number of
-    workers may show in it.
+    What it returns is a function of ``(policy, prompts, k, seed, sampling)`` and of what is cancelled after which
+    yield; neither time nor the number of workers may show in it.
     """
 
     def sync(self, model: PreTrainedModel) -> None:
@@ -24,7 +24,11 @@ class RolloutEngine(Protocol):
         ...
 
     def generate(
-        self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling
-    ) -> Iterator[tuple[Prompt, tuple[Rollout, ...]]]:
-        """Yield each prompt with its ``k`` rollouts as the group finishes. Prompts carry their tokens."""
+        self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling, cancelled: Collection[str] = ()
+    ) -> Iterator[list[Sampled]]:
+        """Yield the rollouts that finished at each decode step, until every prompt has ``k`` of them.
+
+        Prompts carry their tokens. ``cancelled`` holds ids of prompts, and the caller may add to it at every yield:
+        before the next decode step what these prompts have not finished is handed over as it is, ``"cancelled"``.
+        """
         ...

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from contrapose.prompts.pool import PromptPool
 from contrapose.rollout.engine import RolloutEngine
 from contrapose.rollout.sampler import Sampling, seed_of
-from contrapose.types import Fate, Group, PoolExhausted
+from contrapose.types import Fate, Group, PoolExhausted, Prompt, Verdict
 from contrapose.verify.verifier import Verifier
 
 
@@ -54,14 +54,22 @@ def collect(
     sampling: Sampling,
     refill: bool,
     max_rounds: int,
+    early_stop: bool = False,
     each: Callable[[], None] = lambda: None,
 ) -> Collected:
     """Rounds of drawing until ``wanted`` groups are accepted (without ``refill``: drawn).
 
-    Each round draws what is still needed at the recent rate of acceptance, at most twice the batch. ``each`` is
+    Each round draws what is still needed at the recent rate of acceptance, at most twice the batch. With ``early_stop``
+    the rest of a group is cancelled once what has finished decides that it will not be trained on. ``each`` is
     called after every finished group and may raise Stopped. Raises PoolExhausted after ``max_rounds`` rounds.
     """
     out = Collected(wanted)
+    cancelled: set[str] = set()
+
+    def watch(prompt: Prompt, verdicts: list[Verdict]) -> None:
+        if pool.thresholds.decided(verdicts, k):
+            cancelled.add(prompt.id)
+
     while len(out.accepted if refill else out.judged) < wanted:
         if out.rounds == max_rounds:
             raise PoolExhausted(
@@ -70,8 +78,10 @@ def collect(
             )
         missing = wanted - len(out.accepted)
         prompts = pool.draw(min(pool.needed(missing), 2 * wanted) if refill else wanted - len(out.judged))
+        cancelled.clear()
         found: dict[str, Group] = {}
-        for group in verifier.groups(engine.generate(prompts, k, seed_of(seed, out.rounds), sampling)):
+        sampled = engine.generate(prompts, k, seed_of(seed, out.rounds), sampling, cancelled)
+        for group in verifier.groups(sampled, k, watch if early_stop else None):
             found[group.prompt.id] = group
             each()
         fates = [pool.judge(found[p.id]) for p in prompts]  # in the order of drawing, not of finishing

@@ -116,6 +116,7 @@ def _collect(run: Run, step: int) -> Collected:
             sampling=run.sampling,
             refill=config.filter.refill,
             max_rounds=config.filter.max_rounds,
+            early_stop=config.filter.early_stop,
             each=run.stop.check,
         )
     except BaseException:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any, get_args
 
@@ -26,7 +27,7 @@ from contrapose.objectives.score import log_ratio
 from contrapose.objectives.trust import KLAggregate, kl_old
 from contrapose.train.collect import Collected
 from contrapose.train.update import Pushed
-from contrapose.types import FAULTS, Group, Now
+from contrapose.types import FAULTS, Group, Now, Verdict
 
 OVER_UPDATES = (
     *("margin", "margin_share", "effective_negatives", "score_gap", "logp_positive", "logp_negative"),
@@ -109,8 +110,9 @@ def step_row(
     step: int, drawn: Collected, mastered: int, entropy: float | None, updates: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """A row of ``metrics.jsonl`` but for its times."""
-    rollouts = [r for g, _, _ in drawn.judged for r in g.rollouts]
-    verdicts = [v for g, _, _ in drawn.judged for v in g.verdicts]
+    groups = [group for group, _, _ in drawn.judged]
+    rollouts = [r for g in groups for r in g.rollouts]
+    verdicts = [v for g in groups for v in g.verdicts]
 
     def over_updates(key: str) -> float | None:
         values = [u[key] for u in updates if u.get(key) is not None]
@@ -118,14 +120,13 @@ def step_row(
 
     return {
         "step": step,
-        "reward_mean": fmean(v.reward for v in verdicts),
-        "accuracy": fmean(v.correct for v in verdicts),
+        "reward_mean": _over_all_drawn(groups, lambda v: v.reward),
+        "accuracy": _over_all_drawn(groups, lambda v: v.correct),
         "drawn_groups": len(drawn.judged),
         "accepted_groups": len(drawn.accepted),
         "rounds": drawn.rounds,
         "mastered_prompts": mastered,
-        "generated_tokens": sum(len(r.tokens) for r in rollouts),
-        "kept_tokens": sum(g.tokens for g in drawn.accepted),
+        **token_ledger(drawn),
         "length_mean": fmean(len(r.tokens) for r in rollouts),
         "truncated": fmean(r.finished == "length" for r in rollouts),
         "no_answer": fmean(v.status == "no_answer" for v in verdicts),
@@ -138,6 +139,37 @@ def step_row(
         **{key: over_updates(key) for key in OVER_UPDATES},
         "updates": list(updates),
     }
+
+
+def _over_all_drawn(groups: Sequence[Group], value: Callable[[Verdict], float]) -> float:
+    """The mean over all rollouts drawn; one that was cancelled counts as its group's others do."""
+    count = sum(len(g.rollouts) + len(g.cancelled) for g in groups)
+    known = [value(v) for g in groups for v in g.verdicts]
+    guessed = [len(g.cancelled) * fmean(map(value, g.verdicts)) for g in groups if g.cancelled]
+    return math.fsum([*known, *guessed]) / count
+
+
+def token_ledger(drawn: Collected) -> dict[str, Any]:
+    """Where a step's tokens went: generated = kept + surplus + filtered, whatever the method."""
+    spent: Counter[str] = Counter(dict.fromkeys(("too_hard", "too_easy", "mastered", "kept", "surplus"), 0))
+    for group, fate, kept in drawn.judged:
+        spent[fate if fate != "train" else "kept" if kept else "surplus"] += group.tokens
+    cancelled = [len(r.tokens) for group, _, _ in drawn.judged for r in group.cancelled]
+    return {
+        "generated_tokens": spent.total(),
+        "kept_tokens": spent.pop("kept"),
+        "surplus_tokens": spent.pop("surplus"),
+        "filtered_tokens": dict(spent),
+        "cancelled_rollouts": len(cancelled),
+        "cancelled_tokens": sum(cancelled),
+        "saved_tokens": _saved(cancelled, [len(r.tokens) for g, _, _ in drawn.judged for r in g.rollouts]),
+    }
+
+
+def _saved(cancelled: Sequence[int], finished: Sequence[int]) -> float:
+    """What cancelled rollouts would have grown by: each as much, on average, as the finished ones that got as far."""
+    rest = {n: [m - n for m in finished if m > n] for n in set(cancelled)}
+    return math.fsum(fmean(rest[n]) for n in cancelled if rest[n])
 
 
 def verifier_alarm(groups: Sequence[Group], rate: float, shown: int = 3) -> str | None:

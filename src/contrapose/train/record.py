@@ -23,15 +23,25 @@ DETAILED = 32
 
 
 def ledger_rows(step: int, drawn: Collected, thresholds: Thresholds) -> Iterator[dict[str, Any]]:
-    """The fate of every prompt drawn in a step. A surplus group passed after the batch was full."""
+    """The fate of every prompt drawn in a step, and what finding it out cost.
+
+    A surplus group passed after the batch was full. Of one that was decided early, ``rho`` is that of what finished.
+    """
     for group, fate, kept in drawn.judged:
-        row = {"step": step, "prompt": group.prompt.id, "fate": fate, "rho": thresholds.rho_of(group)}
-        yield {**row, "surplus": True} if fate == "train" and not kept else row
+        row = {
+            "step": step,
+            "prompt": group.prompt.id,
+            "fate": fate,
+            "rho": thresholds.rho_of(group),
+            "tokens": group.tokens,
+        }
+        notes = {"surplus": fate == "train" and not kept, "decided_early": bool(group.cancelled)}
+        yield row | {key: True for key, holds in notes.items() if holds}
 
 
 def group_row(step: int, group: Group, fate: Fate) -> dict[str, Any]:
-    """A group as drawn and judged."""
-    return {
+    """A group as drawn and judged. Of what was cancelled only the lengths are kept."""
+    row = {
         "step": step,
         "prompt": group.prompt.id,
         "problem": group.prompt.problem,
@@ -50,6 +60,7 @@ def group_row(step: int, group: Group, fate: Fate) -> dict[str, Any]:
             for r, v in zip(group.rollouts, group.verdicts, strict=True)
         ],
     }
+    return row | {"cancelled": [len(r.tokens) for r in group.cancelled]} if group.cancelled else row
 
 
 @torch.no_grad()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from contrapose.types import Group, Prompt, Rollout, Verdict
+from contrapose.types import Group, Prompt, Rollout, Sampled, Verdict
 from contrapose.verify.grading import Finding, Grading, grading_of
 from contrapose.verify.processes import Limits
 from contrapose.verify.workers import Workers, shared
@@ -73,22 +73,37 @@ class Verifier:
         shared(self.grading, self.limits)
 
     def __call__(self, prompt: Prompt, rollout: Rollout) -> Verdict:
-        [group] = self.groups([(prompt, (rollout,))])
+        [group] = self.groups([[Sampled(prompt, 0, rollout)]], 1)
         return group.verdicts[0]
 
-    def groups(self, finished: Iterable[tuple[Prompt, Sequence[Rollout]]]) -> Iterator[Group]:
-        """The groups in the order in which they finish; each is graded while the next ones are sampled.
+    def groups(
+        self,
+        sampled: Iterable[Sequence[Sampled]],
+        k: int,
+        watch: Callable[[Prompt, list[Verdict]], None] | None = None,
+    ) -> Iterator[Group]:
+        """The groups of ``k`` in the order in which they are complete; each answer is graded while others are sampled.
 
-        Raises GraderError before the first group if the grader fails its self-test.
+        Where somebody watches, sampling waits at each step for the verdicts on what finished in it, and ``watch`` is
+        told all verdicts so far on each prompt concerned: what it then does cannot depend on how long grading takes.
+        Raises GraderError before the first verdict if the grader fails its self-test.
         """
-        waiting: deque[tuple[Prompt, Sequence[Rollout], list[Future[Finding]]]] = deque()
         workers = self.workers
-        for prompt, rollouts in finished:
-            waiting.append((prompt, rollouts, [workers.submit(prompt.answer, r.text) for r in rollouts]))
-            while waiting and all(future.done() for future in waiting[0][2]):
-                yield self._group(*waiting.popleft())
+        growing: dict[str, _Growing] = {}
+        waiting: deque[_Growing] = deque()
+        for step in sampled:
+            touched = {s.prompt.id: growing.setdefault(s.prompt.id, _Growing(s.prompt)) for s in step}
+            for s in step:
+                touched[s.prompt.id].add(s.index, s.rollout, workers)
+            for group in touched.values():
+                if watch:
+                    watch(group.prompt, self._verdicts(group))
+                if len(group.rollouts) == k:
+                    waiting.append(growing.pop(group.prompt.id))
+            while waiting and all(future.done() for future in waiting[0].futures.values()):
+                yield self._group(waiting.popleft())
         while waiting:
-            yield self._group(*waiting.popleft())
+            yield self._group(waiting.popleft())
 
     def grade(self, gold: str, text: str) -> Verdict:
         """The verdict on a whole response."""
@@ -104,10 +119,14 @@ class Verifier:
             reward = rewards.wrong + found.score * (rewards.correct - rewards.wrong)
         return Verdict(reward, found.status == "correct", found.answer, found.status, found.seconds)
 
-    def _group(self, prompt: Prompt, rollouts: Sequence[Rollout], futures: list[Future[Finding]]) -> Group:
+    def _group(self, group: _Growing) -> Group:
+        finished = [group.rollouts[i] for i in sorted(group.futures)]
+        cancelled = [group.rollouts[i] for i in sorted(group.rollouts.keys() - group.futures.keys())]
+        return Group(group.prompt, tuple(finished), tuple(self._verdicts(group)), tuple(cancelled))
+
+    def _verdicts(self, group: _Growing) -> list[Verdict]:
         self.workers.check()
-        verdicts = (self._verdict(r, f.result()) for r, f in zip(rollouts, futures, strict=True))
-        return Group(prompt, tuple(rollouts), tuple(verdicts))
+        return [self._verdict(group.rollouts[i], group.futures[i].result()) for i in sorted(group.futures)]
 
     def _verdict(self, rollout: Rollout, found: Finding) -> Verdict:
         cut = self.truncated_is_wrong and rollout.finished == "length"
@@ -118,3 +137,18 @@ class Verifier:
             return verdict
         punishment = overlong_punishment(len(rollout.tokens), self.limit, self.cache)
         return replace(verdict, reward=verdict.reward + punishment)
+
+
+@dataclass
+class _Growing:
+    """What is there of a group: its rollouts by index, and the findings to come on those that were not cancelled."""
+
+    prompt: Prompt
+    rollouts: dict[int, Rollout] = field(default_factory=dict)
+    futures: dict[int, Future[Finding]] = field(default_factory=dict)
+
+    def add(self, index: int, rollout: Rollout, workers: Workers) -> None:
+        """Take in a rollout, and have it graded."""
+        self.rollouts[index] = rollout
+        if rollout.finished != "cancelled":
+            self.futures[index] = workers.submit(self.prompt.answer, rollout.text)
