@@ -12,6 +12,7 @@ import pytest
 
 from contrapose.config import resolve
 from contrapose.objectives.zoo import ZOO
+from contrapose.prompts.catalogue import find
 from contrapose.train.run import make_objective
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -293,6 +294,17 @@ def test_a_recipe_has_the_published_values(row):
 
 def test_every_recipe_is_in_the_table():
     assert {recipe for recipe, _ in PUBLISHED.values()} | {"abacus"} == set(SHIPPED)
+
+
+TRAINED_ON = {"rence": ["dapo-math-17k", "math"], "dapo_math": ["dapo-math-17k"], "conspo": ["deepscaler"]}
+
+
+@pytest.mark.parametrize("recipe", [name for name in SHIPPED if "/" in name])
+def test_a_row_of_a_table_is_trained_on_that_tables_data(recipe):
+    paper, model = recipe.split("/")[:2]
+    data = resolve(recipe)[0].data
+    assert data.sources == TRAINED_ON[model if model in TRAINED_ON and paper == "conspo" else paper]
+    assert all(find(source).split == "train" for source in data.sources)
 
 
 def test_every_objective_has_a_recipe_of_its_name():

@@ -35,10 +35,12 @@ class _Grading(Section):
 
 def verify_settings(below: Mapping[str, Any], overrides: Sequence[str] = (), **given: Any) -> VerifyConfig:
     """The settings of ``[verify]`` for a command that has no run: ``below``, then ``given``, then the overrides."""
-    tree = merge({"verify": {**below, **given}}, _overrides(overrides))
-    if others := sorted(tree.keys() - {"verify"}):
-        raise ContraposeError(f"--set {others[0]}: only the keys of verify can be set here")
-    return checked(_Grading, tree).verify
+    return checked(_Grading, merge({"verify": {**below, **given}}, _overrides(overrides, "verify"))).verify
+
+
+def data_settings(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The settings of a run on ``data`` under overrides of ``[data]`` and ``[verify]``, for a command without a run."""
+    return validate(merge({"model": {"path": "abacus"}, "data": data}, _overrides(overrides, "data", "verify")))
 
 
 def _own_recipe(objective: str) -> dict[str, Any]:
@@ -112,7 +114,8 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
+def _overrides(pairs: Sequence[str], *sections: str) -> dict[str, Any]:
+    """``--set`` as a tree. Where ``sections`` are named, it may have no others."""
     tree: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -128,6 +131,8 @@ def _overrides(pairs: Sequence[str]) -> dict[str, Any]:
         for part in reversed(key.strip().split(".")):
             value = {part: value}
         tree = merge(tree, value)
+    if sections and (others := sorted(tree.keys() - set(sections))):
+        raise ContraposeError(f"--set {others[0]}: only the keys of {' and '.join(sections)} can be set here")
     return tree
 
 

@@ -5,11 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from contrapose.types import ContraposeError, nearest
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _sources(value: Any) -> Any:
+    """So that a mistake is told once, and not once for each of the two types."""
+    if not isinstance(value, str) and not (isinstance(value, list) and all(isinstance(spec, str) for spec in value)):
+        raise PydanticCustomError("sources", "Input should be a source or a list of sources")
+    return value
+
+
+def _listed(sources: str | list[str]) -> list[str]:
+    return sources if isinstance(sources, list) else [sources] if sources else []
+
+
+Sources = Annotated[str | list[str], BeforeValidator(_sources)]
+"""One source of problems, or several."""
 
 
 class Section(BaseModel):
@@ -38,11 +54,21 @@ class ModelConfig(Section):
 
 
 class DataConfig(Section):
-    path: str = ""  # .jsonl, .parquet, or "abacus"
-    problem_key: str = "problem"
-    answer_key: str = "answer"
+    path: Sources = ""  # "abacus", a named data set, a file, hub:ORG/NAME, gym:TASK; or several of them
+    weights: list[float] = []  # how often each of several sources is drawn from; empty: every prompt alike
+    dir: str = ""  # folder with the files of named data sets; empty: from the hub
+    problem_key: str = ""  # column of the problem in files and hub: sets; empty: "problem". Named sets have their own
+    answer_key: str = ""
+    exclude: list[str] = []  # what must not be trained on, beside the run's own evaluation; as path
+    max_broken: float = Field(0.01, ge=0, lt=1)  # share of a source's rows that may be broken and are left out
     template: str = "rence"
+    thinking: bool = False  # whether a chat template lets the model think
     max_prompt_tokens: int = Field(1536, gt=0)
+
+    @property
+    def sources(self) -> list[str]:
+        """What ``path`` names."""
+        return _listed(self.path)
 
 
 class RolloutConfig(Section):
@@ -104,10 +130,16 @@ class OptimConfig(Section):
 
 class EvalConfig(Section):
     every: int = Field(0, ge=0)  # steps between evaluations; 0: before and after only
-    data: str = ""  # as data.path; empty: no evaluation
+    data: Sources = ""  # test problems, as data.path; empty: none
+    validation: str = ""  # problems that choose the best policy; asked every so often in place of the test problems
     samples: int = Field(4, gt=0)
     temperature: float = Field(0.7, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
+
+    @property
+    def sources(self) -> list[str]:
+        """What ``data`` names."""
+        return _listed(self.data)
 
 
 class DiagnoseConfig(Section):
@@ -163,6 +195,17 @@ def validate(tree: Mapping[str, Any]) -> Config:
     if config.batch.prompts % config.batch.updates:
         raise ContraposeError(
             f"batch.prompts: {config.batch.prompts} is not divisible by batch.updates = {config.batch.updates}"
+        )
+    own_scorers = config.verify.domain == "reasoning_gym" or ":" in config.verify.domain
+    if not own_scorers and any(spec.startswith("gym:") for spec in config.data.sources):
+        raise ContraposeError(
+            "data.path: only the tasks' own scorers can judge gym: problems: add --set verify.domain=reasoning_gym"
+        )
+    sources, weights = config.data.sources, config.data.weights
+    if weights and (len(weights) != len(sources) or min(weights) <= 0):
+        raise ContraposeError(
+            f"data.weights: expected a number above 0 for each of the {len(sources)} sources of data.path, found "
+            f"{weights}"
         )
     return config
 

@@ -61,7 +61,7 @@ def nearest(name: str, valid: list[str]) -> str:
     close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
     if close:
         return f" (did you mean {close[0]!r}?)"
-    return f" (one of: {', '.join(valid)})" if len(valid) <= LISTED else ""
+    return f" (one of: {', '.join(valid)})" if 0 < len(valid) <= LISTED else ""
 
 
 @dataclass(frozen=True)

@@ -256,6 +256,104 @@ def test_the_pool_is_exhausted_when_all_are_mastered():
     assert error.value.exit_code != ContraposeError.exit_code
 
 
+def test_mastery_can_be_undone_by_hand():
+    pool = PromptPool(prompts(4), Thresholds())
+    drawn = pool.draw(4)
+    for p in drawn:
+        pool.judge(group(p, K))
+    assert pool.readmit([drawn[1].id]) == [drawn[1].id]
+    assert pool.mastered == 3
+    assert rounds(pool, 2, 3) == [[drawn[1].id]] * 3
+    assert pool.readmit(["all"]) == sorted({p.id for p in drawn} - {drawn[1].id})
+    assert {p.id for p in pool.draw(4)} == {p.id for p in drawn}
+    assert pool.mastered == 0
+
+
+def test_after_readmission_patience_counts_anew():
+    pool = PromptPool(prompts(1), Thresholds(patience=2))
+    [p] = pool.draw(1)
+    assert [pool.judge(group(p, K)) for _ in range(2)] == ["too_easy", "mastered"]
+    pool.readmit([p.id])
+    assert [pool.judge(group(p, K)) for _ in range(2)] == ["too_easy", "mastered"]
+
+
+def test_only_what_is_mastered_can_be_readmitted():
+    pool = PromptPool(prompts(12), Thresholds())
+    for p in pool.draw(11):
+        pool.judge(group(p, K))
+    [kept] = {f"p{i}" for i in range(12)} - set(pool.state_dict()["mastered"])
+    with pytest.raises(ContraposeError, match=rf"--readmit: '{kept}' is not mastered"):
+        pool.readmit(["p0" if kept != "p0" else "p1", kept])
+    with pytest.raises(ContraposeError, match="--readmit: 'all' is not mastered"):
+        pool.readmit(["all", "p0"])
+    assert pool.mastered == 11
+
+
+# --- mixing -----------------------------------------------------------------------------------------------------------
+
+
+def mixed(**sizes):
+    return [Prompt(f"{source}/{i}", f"{source} {i}", "0", source) for source, n in sizes.items() for i in range(n)]
+
+
+def test_sources_are_drawn_from_in_proportion_to_their_weights():
+    """Whatever their sizes: after every draw each source has its share to within one prompt."""
+    weights = {"a": 3.0, "b": 1.0, "c": 0.5}
+    pool, seen = PromptPool(mixed(a=500, b=700, c=90), Thresholds(), weights=weights), Counter()
+    for size in (1, 5, 2, 90, 7, 30, 1, 1, 64):
+        seen.update(p.source for p in pool.draw(size))
+        for source, weight in weights.items():
+            assert abs(seen[source] - seen.total() * weight / 4.5) <= 1
+
+
+def test_a_small_source_begins_anew_and_repeats_none_within_a_draw():
+    pool = PromptPool(mixed(a=400, b=6), Thresholds(), weights={"a": 1, "b": 1})
+    drawn = [[p.id for p in pool.draw(10)] for _ in range(30)]
+    assert all(len(set(draw)) == 10 for draw in drawn)
+    small = Counter(i for draw in drawn for i in draw if i.startswith("b"))
+    assert len(small) == 6 and max(small.values()) - min(small.values()) <= 1
+    assert 150 - 6 <= small.total() <= 150  # its share, to within an epoch of its own
+    assert max(Counter(i for draw in drawn for i in draw if i.startswith("a")).values()) == 1
+
+
+def test_a_source_that_could_not_give_owes_one_epoch_at_most():
+    """A small source gives what it has in every draw; a mastered one that comes back fills no draw after draw."""
+    pool = PromptPool(mixed(a=1000, b=5), Thresholds(), weights={"a": 1, "b": 1})
+    assert [Counter(p.source for p in pool.draw(64))["b"] for _ in range(3)] == [5, 5, 5]
+    for i in range(5):
+        pool.judge(group(Prompt(f"b/{i}", "", ""), K))
+    for _ in range(3):
+        pool.draw(64)
+    pool.readmit(["all"])
+    assert Counter(p.source for p in pool.draw(5)) == {"b": 5}
+    assert Counter(p.source for p in pool.draw(8)) == {"a": 4, "b": 4}
+
+
+def test_a_source_with_a_weight_must_have_prompts():
+    with pytest.raises(ContraposeError, match=r"data\.weights: b has no prompt left"):
+        PromptPool(mixed(a=3), Thresholds(), weights={"a": 1, "b": 1})
+
+
+def test_a_draw_that_the_cache_begins_ends_with_the_epoch():
+    pool = PromptPool(prompts(3), Thresholds())
+    first, *_ = pool.draw(3)
+    pool.put_back([first])
+    assert pool.draw(3) == [first]
+
+
+def test_when_a_source_is_spent_the_others_fill_the_draw():
+    pool = PromptPool(mixed(a=30, b=3), Thresholds(), weights={"a": 1, "b": 1})
+    assert Counter(p.source for p in pool.draw(20)) == {"a": 17, "b": 3}
+    for i in range(3):
+        pool.judge(group(Prompt(f"b/{i}", "", ""), K))
+    assert {p.source for p in pool.draw(9)} == {"a"}
+
+
+def test_without_weights_all_prompts_are_alike():
+    pool = PromptPool(mixed(a=30, b=10), Thresholds(), seed=4)
+    assert Counter(p.source for p in pool.draw(40)) == {"a": 30, "b": 10}
+
+
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
@@ -393,9 +491,10 @@ def hash_of(text):
 
 @pytest.mark.parametrize("through_json", [False, True])
 @pytest.mark.parametrize("stop", [0, 1, 4, 9])
-def test_a_restored_pool_goes_on_as_if_nothing_had_happened(stop, through_json):
+@pytest.mark.parametrize("weights", [None, {"a": 2.0, "b": 1.0}])
+def test_a_restored_pool_goes_on_as_if_nothing_had_happened(stop, through_json, weights):
     def fresh():
-        return PromptPool(prompts(40), Thresholds(patience=2), seed=3)
+        return PromptPool(mixed(a=30, b=10), Thresholds(patience=2), seed=3, weights=weights)
 
     whole = live(fresh(), 14)
     pool = fresh()
@@ -436,7 +535,7 @@ def test_prompts_are_known_by_id_not_by_place():
 @pytest.mark.parametrize("where", ["orders", "cache", "mastered", "mastered_visits"])
 def test_a_state_that_names_absent_prompts_is_refused(where):
     state = PromptPool(prompts(4), Thresholds(patience=2)).state_dict()
-    strange = {"mastered_visits": {"gone/1": 1}, "orders": {"": {"epoch": 0, "left": ["gone/1"], "drawn": 0}}}
+    strange = {"mastered_visits": {"gone/1": 1}, "orders": {"": {"epoch": 0, "left": ["gone/1"], "turns": 0}}}
     state[where] = strange.get(where, ["gone/1"])
     pool = PromptPool(prompts(4), Thresholds(patience=2))
     with pytest.raises(ContraposeError, match=r"1 prompts? of the checkpoint .*gone/1") as error:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from rich.console import Console
-
-from contrapose.cli import evaluation, info, training, verification  # noqa: F401  each adds its commands
-from contrapose.cli.app import app
+from contrapose.cli import data, evaluation, info, ledger, training, verification  # noqa: F401  each adds its commands
+from contrapose.cli.app import app, plain, terminal
 from contrapose.types import ContraposeError
 
 
@@ -19,5 +17,6 @@ def main() -> None:
     try:
         app()
     except ContraposeError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True, highlight=False)
+        line = plain(f"error: {error}")
+        terminal(stderr=True).print(line, style="red", markup=False, soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -103,13 +104,14 @@ EVERY = ""
 
 @dataclass
 class _Order:
-    """How one source is drawn from: its ids, what is left of its present epoch (drawn from the end), and the count."""
+    """How one source is drawn from: its ids, what is left of its present epoch (drawn from the end), and how many turns
+    it has had."""
 
     weight: float
     prompts: list[str] = field(default_factory=list)
     epoch: int = -1
     left: list[str] = field(default_factory=list)
-    drawn: int = 0
+    turns: float = 0
 
 
 class PromptPool:
@@ -117,8 +119,9 @@ class PromptPool:
 
     Each epoch is a fresh permutation of the prompts not yet mastered; cached prompts come first. Prompts are
     known by id, never by position, so that a changed file cannot shift them. With ``weights`` (by ``Prompt.source``)
-    every source has epochs of its own, and at any time they have been drawn from in proportion to their weights, as
-    long as they have prompts left.
+    every source has epochs of its own, and they are drawn from in proportion to their weights. No prompt comes twice in
+    a draw: what a source cannot give, because it is small or mastered, the others give, and of that it owes one epoch
+    at most.
     """
 
     def __init__(
@@ -139,6 +142,11 @@ class PromptPool:
         self._order_of = {p.id: p.source if weights else EVERY for p in prompts}
         for prompt, source in self._order_of.items():
             self._orders[source].prompts.append(prompt)
+        for source, order in self._orders.items():
+            if weights and not order.prompts:
+                raise ContraposeError(
+                    f"data.weights: {source} has no prompt left to train on: take it out of data.path"
+                )
         self._cache: list[str] = []
         self._mastered: set[str] = set()
         self._mastered_visits: dict[str, int] = {}
@@ -170,7 +178,7 @@ class PromptPool:
         cached, tapped = set(drawn), {self._order_of[i] for i in drawn}
         giving = dict(self._orders)
         while len(drawn) < count and giving:
-            source = min(giving, key=lambda s: (giving[s].drawn + 1) / giving[s].weight)
+            source = min(giving, key=lambda s: (giving[s].turns + 1) / giving[s].weight)
             order = giving[source]
             if not order.left and (source in tapped or not self._start_epoch(source)):
                 del giving[source]  # so that no prompt comes twice in one draw
@@ -178,13 +186,16 @@ class PromptPool:
             candidate = order.left.pop()
             if candidate not in self._mastered and candidate not in cached:
                 drawn.append(candidate)
-                order.drawn += 1
+                order.turns += 1
                 tapped.add(source)
         if not giving and not drawn:
             raise PoolExhausted(
-                f"data: all {len(self._prompts)} prompts are mastered: add some, raise filter.t_master, or take them "
-                "back with --resume --readmit all"
+                f"data: all {len(self._prompts)} prompts are mastered: take some back (contrapose train --resume --out "
+                "RUN --readmit all), or start from RUN/model with more prompts or a higher filter.t_master"
             )
+        level = max(order.turns / order.weight for order in self._orders.values())
+        for order in (order for source, order in self._orders.items() if source not in giving):
+            order.turns = max(order.turns, level * order.weight - len(order.prompts))
         return [self._prompts[i] for i in drawn]
 
     def judge(self, group: Group) -> Fate:
@@ -216,7 +227,7 @@ class PromptPool:
         Returns who came back. Raises ContraposeError for an id that is not mastered.
         """
         asked = set(prompts)
-        back = sorted(self._mastered if "all" in asked else asked)
+        back = sorted(self._mastered if asked == {"all"} else asked)
         if strangers := [i for i in back if i not in self._mastered]:
             raise ContraposeError(
                 f"--readmit: {strangers[0]!r} is not mastered{nearest(strangers[0], sorted(self._mastered))}"
@@ -225,6 +236,16 @@ class PromptPool:
         for prompt in back:
             self._mastered_visits.pop(prompt, None)
         return back
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """A context: whatever is raised inside, the pool is then as it was before."""
+        before = self.state_dict()
+        try:
+            yield
+        except BaseException:
+            self.load_state_dict(before)
+            raise
 
     def _start_epoch(self, source: str) -> bool:
         """A fresh permutation of what is left of a source; False when nothing is."""
@@ -239,7 +260,7 @@ class PromptPool:
         """Everything that is not in the constructor's arguments, as plain values."""
         return {
             "orders": {
-                source: {"epoch": order.epoch, "left": list(order.left), "drawn": order.drawn}
+                source: {"epoch": order.epoch, "left": list(order.left), "turns": order.turns}
                 for source, order in self._orders.items()
             },
             "cache": list(self._cache),
@@ -259,7 +280,7 @@ class PromptPool:
             )
         for source, order in self._orders.items():
             saved = state["orders"][source]
-            order.epoch, order.left, order.drawn = saved["epoch"], list(saved["left"]), saved["drawn"]
+            order.epoch, order.left, order.turns = saved["epoch"], list(saved["left"]), saved["turns"]
         self._cache = list(state["cache"])
         self._mastered, self._mastered_visits = set(state["mastered"]), dict(state["mastered_visits"])
         self._acceptance = state["acceptance"]

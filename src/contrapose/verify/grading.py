@@ -28,6 +28,7 @@ class Finding(NamedTuple):
     seconds: float = 0.0
 
 
+_ARITHMETIC = re.compile(r"(?:[\d\s+\-*/^(){}.$!]|\\(?:[dt]?frac|sqrt|cdot|times|left|right|pi|[!,;]))+")
 Grade = Callable[[str, str], Finding]
 Look = Callable[[str], str | None]
 
@@ -50,6 +51,25 @@ class Grading:
     def __post_init__(self) -> None:
         if ":" not in self.domain and self.domain not in DOMAINS:
             raise ContraposeError(f"verify.domain: {self.domain!r} is unknown{nearest(self.domain, list(DOMAINS))}")
+
+    @property
+    def golds_are_answers(self) -> bool:
+        """Whether a gold is an answer itself, and not a pattern, a task's entry, or whatever a function makes of it."""
+        return self.domain in ("math", "exact")
+
+    def stating(self, answer: str) -> str:
+        """A response that gives ``answer`` as it stands."""
+        return answer if self.answer == "text" else rf"\boxed{{{answer}}}"
+
+    def restating(self, gold: str) -> str:
+        r"""A response that gives the gold answer in other words: a gold that does not make it right is of no use.
+
+        The same words would be right whatever they are. Mathematics is therefore spelled so that it must be read, and
+        arithmetic so that it must have a value: ``\frac{0}{0}`` has none, and a tower of powers none within limits.
+        """
+        if self.domain == "math":
+            gold = f"{gold}+0" if _ARITHMETIC.fullmatch(gold) else rf"\text{{}}{gold}"
+        return self.stating(gold)
 
 
 def grading_of(domain: str, answer: str, conventions: Mapping[str, Any]) -> Grading:
