@@ -43,7 +43,7 @@ def test_help_is_light():
     assert "train" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "objectives", "doctor", "abacus"])
+@pytest.mark.parametrize("command", ["train", "eval", "verify", "data", "ledger", "objectives", "doctor", "abacus"])
 def test_every_command_explains_itself(monkeypatch, capsys, command):
     assert contrapose(monkeypatch, command, "--help") == 0
     assert "Usage" in capsys.readouterr().out
@@ -131,7 +131,12 @@ BAD = {
     "train --resume": "--resume: give --out",
     "train --resume --out nowhere": "nowhere/config.toml",
     "eval /nowhere/at/all": "/nowhere/at/all is not a folder",
-    "eval abacus --data missing.csv": "neither 'abacus' nor a .jsonl or .parquet",
+    "eval abacus --data missing.csv": "missing.csv does not exist",
+    "eval abacus --data missing.tsv": "is no named data set",
+    "train --readmit p1": "--readmit: give --resume",
+    "train --set data.path=gym:chain_sum --set model.path=abacus": "verify.domain=reasoning_gym",
+    "data missing.jsonl": "missing.jsonl does not exist",
+    "ledger nowhere": "nowhere: not the folder of a run",
     "eval abacus --dtype float31": "float31",
     "objectives renc": "did you mean 'rence'?",
 }
@@ -196,7 +201,9 @@ def test_doctor_names_what_is_here(monkeypatch, capsys):
 
 def test_ctrl_c_saves_and_the_resumed_run_ends_as_one_never_stopped(tmp_path):
     """SIGINT in the middle of a run: exit code 75, a checkpoint, and the way to go on."""
-    settings = [x.replace("steps=3", "steps=6") for x in SMALL]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps({"problem": f"{i}+{i}-1=", "answer": 2 * i - 1}) + "\n" for i in range(1, 10)))
+    settings = [x.replace("steps=3", "steps=6") for x in SMALL] + ["--set", f"eval.data={asked}"]
     command = [sys.executable, "-m", "contrapose", "train", *settings]
     whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], capture_output=True, text=True, check=False)
     assert whole.returncode == 0, whole.stderr

@@ -10,9 +10,9 @@ def rollout(text: str = "", tokens: Sequence[int] = (5, 6, 1), finished: str = "
     return Rollout(tuple(tokens), (1,) * len(tokens), (-1.0,) * len(tokens), text, finished)
 
 
-def verdict(correct: bool, reward: float | None = None) -> Verdict:
+def verdict(correct: bool, reward: float | None = None, status: str = "") -> Verdict:
     reward = float(correct) if reward is None else reward
-    return Verdict(reward, correct, "x", "correct" if correct else "wrong", 0.0)
+    return Verdict(reward, correct, "x", status or ("correct" if correct else "wrong"), 0.0)
 
 
 def group(prompt: str, right: Sequence[bool]) -> Group:

@@ -1,5 +1,7 @@
 """Algorithm 1's inner loop, with an engine whose answers are written beforehand."""
 
+from dataclasses import replace
+
 import pytest
 
 from contrapose.prompts.pool import PromptPool, Thresholds
@@ -149,6 +151,65 @@ def test_a_stop_is_answered_between_groups():
 
     with pytest.raises(Stopped):
         gather(PromptPool(prompts(20), Thresholds()), by_index([2]), each=stop)
+
+
+def steps(pool, engine, count, each=lambda: None):
+    """Fates, batch and pool of some steps in a row."""
+    seen = []
+    for _ in range(count):
+        drawn = gather(pool, engine, each=each)
+        seen.append(([(g.prompt.id, fate, kept) for g, fate, kept in drawn.judged], drawn.rounds, pool.state_dict()))
+    return seen
+
+
+def test_a_step_that_was_stopped_in_the_middle_of_a_round_never_happened():
+    """Stopped after any number of groups, also in a later round, and gone on with from the saved pool: the same steps,
+    with every fate and prompts from the cache among them."""
+
+    def fresh():
+        return PromptPool(prompts(300), Thresholds(), seed=5)
+
+    whole = steps(fresh(), by_index(range(9)), 6)
+    assert {fate for judged, _, _ in whole for _, fate, _ in judged} == {"train", "too_hard", "too_easy", "mastered"}
+    assert any(state["cache"] for _, _, state in whole) and max(rounds for _, rounds, _ in whole) > 1
+    for groups in range(1, sum(len(judged) for judged, _, _ in whole), 5):
+        pool, left = fresh(), iter(range(groups))
+
+        def stop(left=left):
+            if next(left, None) is None:
+                raise Stopped
+
+        done = []
+        with pytest.raises(Stopped):
+            while True:
+                done += steps(pool, by_index(range(9)), 1, stop)
+        resumed = fresh()
+        resumed.load_state_dict(pool.state_dict())
+        assert done + steps(resumed, by_index(range(9)), 6 - len(done)) == whole
+
+
+def test_a_prompt_that_was_cut_short_may_be_drawn_again_in_the_same_step():
+    """Two prompts, an epoch a round: decided early in the first round, undecided in the second."""
+
+    class Slow(ScriptedEngine):
+        def generate(self, prompts, k, seed, sampling, cancelled=()):
+            for step in super().generate(prompts, k, seed, sampling):
+                yield step[:-1]
+                [last] = step[-1:]
+                cut = last.prompt.id in cancelled
+                yield [replace(last, rollout=rollout("", finished="cancelled"))] if cut else [last]
+
+    engine = Slow(lambda prompt, round_: 5 if round_ == 0 else 2)
+    drawn = gather(PromptPool(prompts(2), Thresholds()), engine, wanted=2, early_stop=True)
+    assert [(len(g.cancelled), fate) for g, fate, _ in drawn.judged] == [(1, "too_easy")] * 2 + [(0, "train")] * 2
+
+
+def test_after_exhaustion_the_pool_is_as_before_the_step():
+    pool = PromptPool(prompts(20), Thresholds())
+    before = pool.state_dict()
+    with pytest.raises(PoolExhausted):
+        gather(pool, by_index([8]), max_rounds=50)
+    assert pool.state_dict() == before
 
 
 def test_the_step_counts_everything_drawn_before_filtering():

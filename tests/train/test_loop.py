@@ -340,3 +340,23 @@ def test_fewer_prompts_than_a_batch_are_refused(tmp_path):
 def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
     with pytest.raises(ContraposeError, match="no checkpoint"):
         started(tmp_path / "none", resume=True)
+
+
+def test_a_run_that_goes_on_with_other_data_says_so(tmp_path):
+    """An edited answer keeps its id; a new problem is one more. Neither passes without a word."""
+    file = tmp_path / "sums.jsonl"
+    sums = [{"problem": f"{i}+{i}=", "answer": str(2 * i)} for i in range(1, 9)]
+
+    def opened(rows: list[dict], resume: bool) -> list[str]:
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        settings = [f"data.path={file}", "model.path=abacus", "data.template=plain", "rollout.max_tokens=16"]
+        with started(tmp_path / "run", *settings, resume=resume) as run:
+            if not resume:
+                run.checkpoint()
+            return run.describe()
+
+    for resume in (False, True):
+        assert not any("not those of the checkpoint" in line for line in opened(sums, resume))
+    for changed in ([*sums, {"problem": "1-1=", "answer": "0"}], [{**sums[0], "answer": "3"}, *sums[1:]]):
+        assert any("not those of the checkpoint" in line for line in opened(changed, resume=True))
+        assert json.loads((tmp_path / "run" / "data.json").read_text())["sources"][str(file)]["kept"] == len(changed)

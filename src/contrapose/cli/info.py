@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from contrapose.cli.app import abacus_app, app, quiet
+from contrapose.cli.app import abacus_app, app, quiet, terminal
 from contrapose.types import ContraposeError
 
 
@@ -28,10 +27,10 @@ def objectives(
     elif name is None:
         from contrapose.cli.tables import objectives_table
 
-        Console().print(objectives_table(known))
+        terminal().print(objectives_table(known))
     elif name in known:
         for line in entry(known[name]).splitlines():  # equations are not broken into lines
-            Console().print(line, markup=False, highlight=False, soft_wrap=line.startswith("    "))
+            terminal().print(line, markup=False, highlight=False, soft_wrap=line.startswith("    "))
     else:
         raise ContraposeError(f"objective: {name!r} is unknown{nearest(name, list(known))}")
 
@@ -52,7 +51,7 @@ def recipes() -> None:
 def doctor() -> None:
     """Versions, devices, what is installed, and what each missing extra would give."""
     from contrapose.cli.tables import doctor_table
-    from contrapose.train.run import facts
+    from contrapose.train.facts import facts
     from contrapose.verify.verifier import Verifier
 
     try:
@@ -60,7 +59,7 @@ def doctor() -> None:
         grader = "grades"
     except ContraposeError as error:
         grader = str(error)
-    Console().print(doctor_table(facts(), grader))
+    terminal().print(doctor_table(facts(), grader))
 
 
 @abacus_app.command("build")
@@ -74,7 +73,7 @@ def abacus_build(
     from contrapose.train.pretrain import build_abacus
 
     quiet()
-    screen = Screen(Console())
+    screen = Screen(terminal())
     build_abacus(
         out,
         seed=seed,

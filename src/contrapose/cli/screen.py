@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from contrapose.cli.app import terminal
 from contrapose.evaluate.statistics import Estimate
 
 HEADINGS = (
@@ -104,16 +105,15 @@ class Screen:
             self._progress.remove_task(self._evaluating)
             self._evaluating = None
         when = "before training" if row["step"] == 0 else f"after step {row['step']}"
-        self.log(
-            f"{when}: accuracy {Estimate(**row['accuracy'])} on {row['problems']} problems x {row['samples']} samples"
-        )
+        what = f"{row['data']} ({row['split']}, {row['problems']} problems x {row['samples']} samples)"
+        self.log(f"{when}: accuracy {Estimate(**row['accuracy'])} on {what}")
 
 
 class Rows:
     """Rows on stdout, each at once; how many there are so far on stderr, where that is a terminal and stdout is not."""
 
     def __init__(self, total: int | None) -> None:
-        self.console = Console(stderr=True)
+        self.console = terminal(stderr=True)
         self._progress = Progress(
             *(TextColumn("verified"), BarColumn(), TextColumn("{task.completed:,.0f} rows"), TimeElapsedColumn()),
             *((TextColumn("eta"), TimeRemainingColumn()) if total else ()),

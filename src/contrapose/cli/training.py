@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from contrapose.cli.app import app, quiet
+from contrapose.cli.app import app, quiet, terminal
 from contrapose.types import ContraposeError, PoolExhausted
 
 if TYPE_CHECKING:
@@ -32,6 +31,10 @@ def train(
         Path | None, typer.Option(help="Run folder. Default: runs/<recipe>-<objective>-<seed>-<time>.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    readmit: Annotated[
+        list[str],
+        typer.Option(metavar="PROMPT", help="With --resume: undo the mastery of a prompt (all: of every one)."),
+    ] = [],  # noqa: B006
     set_: Set = [],  # noqa: B006
     seed: Annotated[int | None, typer.Option(help="Same as --set seed=N.")] = None,
 ) -> None:
@@ -51,11 +54,13 @@ def train(
         folder = out or Path("runs") / name
         if (folder / "config.toml").exists():
             raise ContraposeError(f"--out: {folder} already holds a run: choose another folder, or go on with --resume")
-    sys.exit(_train(config, folder, resume))
+        if readmit:
+            raise ContraposeError("--readmit: give --resume --out RUN with it; a new run has mastered nothing")
+    sys.exit(_train(config, folder, resume, readmit))
 
 
-def _train(config: Config, folder: Path, resume: bool) -> int:
-    console = Console()
+def _train(config: Config, folder: Path, resume: bool, readmit: list[str]) -> int:
+    console = terminal()
     with console.status("loading") if console.is_terminal else nullcontext():
         from contrapose.cli.screen import Screen
         from contrapose.cli.tables import evaluation_table
@@ -65,11 +70,12 @@ def _train(config: Config, folder: Path, resume: bool) -> int:
         quiet()
         run = Run(config, folder, resume=resume)
     screen = Screen(console, config.steps)
-    run.on_group = lambda group: screen.on_eval_group(len(run.eval_prompts))
-    run.on_eval, run.on_trained = screen.on_eval, screen.on_trained
+    run.on_group, run.on_eval, run.on_trained = screen.on_eval_group, screen.on_eval, screen.on_trained
     for line in run.describe():
         screen.log(line)
     with run, screen:
+        if readmit:
+            screen.log(f"readmitted {len(run.readmit(readmit))} prompts")
         screen.started_at(run.step)
         try:
             finished = loop(run, screen.on_step)
@@ -81,10 +87,11 @@ def _train(config: Config, folder: Path, resume: bool) -> int:
         screen.log(f"stopped after step {run.step}; go on with: contrapose train --resume --out {folder}")
         return STOPPED
     model = run.finish()
-    if run.evaluations:
-        first, last = run.evaluations[0], run.evaluations[-1]
-        console.print(evaluation_table({f"step {e['step']}": e for e in (first, last)}))
+    for columns in run.evaluations.tests():
+        console.print(evaluation_table(columns))
     screen.log(f"run    {folder}\nmodel  {model}")
+    if choice := run.evaluations.choice():
+        screen.log(f"best   {run.evaluations.best(choice['step'])}: {choice['rule']}")
     return 0
 
 

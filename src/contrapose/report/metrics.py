@@ -5,7 +5,8 @@ from __future__ import annotations
 STEP = {
     "step": "steps done, from 1",
     "reward_mean": "mean shaped reward of all rollouts drawn, before filtering (cancelled ones: see accuracy)",
-    "accuracy": "share correct of all rollouts drawn, before filtering; a cancelled one counts as its group's rest",
+    "accuracy": "share correct of all rollouts drawn, before filtering; a cancelled one counts as its group's "
+    "rest, which is too high",
     "drawn_groups": "groups rolled out in this step",
     "accepted_groups": "groups trained on in this step",
     "rounds": "draws it took to fill the batch",
@@ -18,7 +19,7 @@ STEP = {
     "cancelled_rollouts": "rollouts cut short because their group was decided (filter.early_stop)",
     "cancelled_tokens": "response tokens spent on them, a part of filtered_tokens",
     "saved_tokens": "tokens they would have cost more, an estimate: the mean rest of the step's finished rollouts that "
-    "grew longer than them",
+    "grew longer than them, which is rather too high",
     "length_mean": "mean response length of all rollouts that finished, tokens",
     "truncated": "share of all finished rollouts that reached the response limit",
     "no_answer": "share of all finished rollouts without a boxed answer",

@@ -16,7 +16,8 @@ class RolloutEngine(Protocol):
     """Samples K answers to each prompt under the present policy.
 
     What it returns is a function of ``(policy, prompts, k, seed, sampling)`` and of what is cancelled after which
-    yield; neither time nor the number of workers may show in it.
+    yield; neither time nor the number of workers may show in it. Only the last bits of log-probs may depend on what is
+    sampled side by side.
     """
 
     def sync(self, model: PreTrainedModel) -> None:

@@ -70,24 +70,26 @@ def collect(
         if pool.thresholds.decided(verdicts, k):
             cancelled.add(prompt.id)
 
-    while len(out.accepted if refill else out.judged) < wanted:
-        if out.rounds == max_rounds:
-            raise PoolExhausted(
-                f"filter.max_rounds: only {len(out.accepted)} of {wanted} groups were accepted in {max_rounds} rounds "
-                f"({len(out.judged)} drawn): raise it, widen filter.t_hard to filter.t_easy, or lower batch.prompts"
-            )
-        missing = wanted - len(out.accepted)
-        prompts = pool.draw(min(pool.needed(missing), 2 * wanted) if refill else wanted - len(out.judged))
-        cancelled.clear()
-        found: dict[str, Group] = {}
-        sampled = engine.generate(prompts, k, seed_of(seed, out.rounds), sampling, cancelled)
-        for group in verifier.groups(sampled, k, watch if early_stop else None):
-            found[group.prompt.id] = group
-            each()
-        fates = [pool.judge(found[p.id]) for p in prompts]  # in the order of drawing, not of finishing
-        pool.observe(fates.count("train"), len(fates))
-        for prompt, fate in zip(prompts, fates, strict=True):
-            out.add(found[prompt.id], fate)
-        out.rounds += 1
-    pool.put_back(group.prompt for group in out.surplus)
+    with pool.all_or_nothing():  # a batch that was not filled was never drawn
+        while len(out.accepted if refill else out.judged) < wanted:
+            if out.rounds == max_rounds:
+                raise PoolExhausted(
+                    f"filter.max_rounds: only {len(out.accepted)} of {wanted} groups were accepted in {max_rounds} "
+                    f"rounds ({len(out.judged)} drawn): raise it, widen filter.t_hard to filter.t_easy, or lower "
+                    "batch.prompts"
+                )
+            missing = wanted - len(out.accepted)
+            prompts = pool.draw(min(pool.needed(missing), 2 * wanted) if refill else wanted - len(out.judged))
+            cancelled.clear()
+            found: dict[str, Group] = {}
+            sampled = engine.generate(prompts, k, seed_of(seed, out.rounds), sampling, cancelled)
+            for group in verifier.groups(sampled, k, watch if early_stop else None):
+                found[group.prompt.id] = group
+                each()
+            fates = [pool.judge(found[p.id]) for p in prompts]  # in the order of drawing, not of finishing
+            pool.observe(fates.count("train"), len(fates))
+            for prompt, fate in zip(prompts, fates, strict=True):
+                out.add(found[prompt.id], fate)
+            out.rounds += 1
+        pool.put_back(group.prompt for group in out.surplus)
     return out

@@ -104,21 +104,17 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
 
 
 def _collect(run: Run, step: int) -> Collected:
-    config, before = run.config, run.pool.state_dict()
-    try:
-        return collect(
-            run.pool,
-            run.engine,
-            run.verifier,
-            wanted=config.batch.prompts,
-            k=config.rollout.k,
-            seed=seed_of(config.seed, "rollouts", step),
-            sampling=run.sampling,
-            refill=config.filter.refill,
-            max_rounds=config.filter.max_rounds,
-            early_stop=config.filter.early_stop,
-            each=run.stop.check,
-        )
-    except BaseException:
-        run.pool.load_state_dict(before)  # a step that was not finished never happened
-        raise
+    config = run.config
+    return collect(
+        run.pool,
+        run.engine,
+        run.verifier,
+        wanted=config.batch.prompts,
+        k=config.rollout.k,
+        seed=seed_of(config.seed, "rollouts", step),
+        sampling=run.sampling,
+        refill=config.filter.refill,
+        max_rounds=config.filter.max_rounds,
+        early_stop=config.filter.early_stop,
+        each=run.stop.check,
+    )

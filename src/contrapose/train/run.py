@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import contrapose
-from contrapose.evaluate.evaluate import evaluate
+from contrapose.evaluate.protocols import verify_of
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.zoo import ZOO, hyperparameters_of
 from contrapose.objectives.zoo import objective as objective_by_name
 from contrapose.policy.logprobs import LogProbs
 from contrapose.policy.model import eos_ids, load_model, load_tokenizer, save_model
 from contrapose.prompts.abacus import model_folder
+from contrapose.prompts.contamination import HeldOut
 from contrapose.prompts.pool import PromptPool, Thresholds
-from contrapose.prompts.sources import load_prompts
-from contrapose.prompts.template import render_all, wraps_in_chat
-from contrapose.report.log import JsonLines
+from contrapose.prompts.template import wraps_in_chat
+from contrapose.report.log import JsonLines, write_json
 from contrapose.rollout.decode import EmbeddedEngine
-from contrapose.rollout.sampler import Sampling, seed_of
+from contrapose.rollout.sampler import Sampling
 from contrapose.settings import Config
 from contrapose.train import checkpoint
+from contrapose.train.data import evaluation_prompts, trained_on, training_prompts
+from contrapose.train.evaluations import EvalSet, Evaluations, Split, is_for_testing
+from contrapose.train.facts import facts, fingerprint
 from contrapose.train.stop import StopRequest
-from contrapose.types import ContraposeError, Group, Now, Prompt
+from contrapose.types import ContraposeError, Now
 from contrapose.verify.verifier import Verifier
 
 BF16_NOTE = (
@@ -54,10 +52,10 @@ def make_objective(config: Config, name: str | None = None) -> Objective:
         raise ContraposeError(str(error)) from None
 
 
-def make_verifier(config: Config) -> Verifier:
-    """The configured verifier. Its workers start, to be ready when the model is loaded."""
+def make_verifier(config: Config, data: str = "") -> Verifier:
+    """The configured verifier, with what is customary for the data set. Its workers start, to be ready in time."""
     verifier = Verifier.configured(
-        config.verify.model_dump(),
+        verify_of(data, config.verify.model_dump()),
         config.reward.scheme,
         truncated_is_wrong=config.reward.truncated == "wrong",
         limit=config.rollout.max_tokens,
@@ -80,28 +78,29 @@ class Run:
         folder: Path,
         *,
         resume: bool = False,
-        on_group: Callable[[Group], None] = lambda group: None,
+        on_group: Callable[[int], None] = lambda problems: None,
         on_eval: Callable[[dict[str, Any]], None] = lambda row: None,
         on_trained: Callable[[dict[str, Any]], None] = lambda row: None,
     ) -> None:
         self.config, self.folder = config, folder
         self.on_group, self.on_eval, self.on_trained = on_group, on_eval, on_trained
-        self._left_out = {"train": 0, "test": 0}
         self.objective = make_objective(config)
         self.verifier = make_verifier(config)
         self.others = {name: make_objective(config, name) for name in ZOO if name != config.objective.name}
         self.now = self.objective.start()
         self.step = 0
-        self.evaluations: list[dict[str, Any]] = []
+        self.notes: list[str] = []
         self.stop = StopRequest()
         source = model_folder(config.model.path)
         found = checkpoint.newest(folder) if resume else None
         self.tokenizer = load_tokenizer(source)
-        self.pool = PromptPool(self._prompts(config.data.path), _thresholds(config), config.seed, config.filter.cache)
+        self.evaluations = Evaluations(config, folder, self._eval_sets())
+        prompts, self.data = training_prompts(config.data, self.tokenizer, self.verifier, self.evaluations.held_out)
+        weights = dict(zip(config.data.sources, config.data.weights, strict=False))
+        self.pool = PromptPool(prompts, _thresholds(config), config.seed, config.filter.cache, weights)
         if len(self.pool) < config.batch.prompts:
-            holds = f"{config.data.path} holds only {len(self.pool)} prompts"
+            holds = f"only {len(self.pool)} prompts are left to train on"
             raise ContraposeError(f"batch.prompts: {config.batch.prompts}, but {holds}")
-        self.eval_prompts = self._prompts(config.eval.data, "test") if config.eval.data else []
         self.model = load_model(found / "model" if found else source, config.model.dtype)
         self.logprobs = LogProbs(self.model, config.rollout.temperature)
         self.reference = self._reference(source)
@@ -120,6 +119,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         if not resume:
             (folder / "config.toml").write_text(config.to_toml(facts()), encoding="utf-8")
+            write_json(folder / "data.json", self.data.to_dict())
         self.metrics, self.rollouts, self.ledger = (
             JsonLines(folder / f"{name}.jsonl") for name in ("metrics", "rollouts", "ledger")
         )
@@ -134,14 +134,13 @@ class Run:
         return [
             f"model      {config.model.path}, {parameters:,} parameters, {config.model.dtype} on {self.model.device}",
             f"objective  {config.objective.name}: {', '.join(factors)}",
-            f"data       {config.data.path}: {len(self.pool):,} prompts, template {config.data.template}{chat}",
+            f"data       {', '.join(config.data.sources)}: {len(self.pool):,} prompts, template "
+            f"{config.data.template}{chat}",
+            *(f"           {line}" for line in self.data.lines()),
             f"a step     {config.batch.prompts} groups of {config.rollout.k} rollouts, {config.batch.updates} updates",
-            *([] if config.eval.data else ["note       no evaluation: eval.data is not set"]),
-            *(
-                f"note       {path}: {self._left_out[split]} prompts longer than data.max_prompt_tokens are left out"
-                for path, split in ((config.data.path, "train"), (config.eval.data, "test"))
-                if self._left_out[split]
-            ),
+            *([] if self.evaluations.sets else ["note       no evaluation: eval.data is not set"]),
+            *(f"note       {note}" for asked in self.evaluations.sets for note in asked.notes()),
+            *(f"note       {note}" for note in self.notes),
             *([BF16_NOTE] if config.model.dtype == "bfloat16" else []),
         ]
 
@@ -153,30 +152,35 @@ class Run:
             group["lr"] = rate
 
     def evaluate_if_due(self) -> None:
-        """Evaluate before the first step, every ``eval.every`` steps, and after the last one."""
-        every, steps = self.config.eval.every, self.config.steps
-        due = self.step in (0, steps) or (every and self.step % every == 0)
-        if not self.eval_prompts or not due or any(row["step"] == self.step for row in self.evaluations):
-            return
+        """Evaluate what is due after this step, and once all are done the policy that was chosen."""
 
-        def each(group: Group) -> None:
+        def each(problems: int) -> None:
             self.stop.check()
-            self.on_group(group)
+            self.on_group(problems)
 
-        settings = self.config.eval
-        result = evaluate(
-            self.engine,
-            self.verifier,
-            self.eval_prompts,
-            samples=settings.samples,
-            sampling=Sampling(settings.temperature, settings.top_p, self.config.rollout.max_tokens),
-            seed=seed_of(self.config.seed, "evaluation"),
-            each=each,
-        )
-        left_out = self._left_out["test"]
-        self.evaluations.append({"step": self.step, "data": settings.data, **result.to_dict(), "left_out": left_out})
-        write_json(self.folder / "eval.json", self.evaluations)
-        self.on_eval(self.evaluations[-1])
+        def save(folder: Path) -> None:
+            save_model(self.model, self.tokenizer, folder)
+
+        def sync(folder: Path) -> None:
+            self.engine.sync(load_model(folder, self.config.model.dtype))
+
+        self.engine.sync(self.model)
+        self.evaluations.run(self.step, self.engine, save, each, self.on_eval)
+        if self.step == self.config.steps:
+            try:
+                self.evaluations.run_chosen(self.engine, sync, each, self.on_eval)
+            finally:
+                self.engine.sync(self.model)
+
+    def readmit(self, prompts: list[str]) -> list[str]:
+        """Undo the mastery of these prompts (``"all"``: of every one), and save that."""
+        if self.step == self.config.steps:
+            raise ContraposeError("--readmit: the run is finished, and draws no more prompts")
+        back = self.pool.readmit(prompts)
+        for prompt in back:
+            self.ledger.append({"step": self.step, "prompt": prompt, "fate": "readmitted"})
+        self.checkpoint()
+        return back
 
     def checkpoint_if_due(self) -> None:
         """Save every ``checkpoint.every`` steps, and after the last one."""
@@ -191,11 +195,14 @@ class Run:
             "updates": self.updates,
             "now": {"progress": self.now.progress, "kl_coef": self.now.kl_coef},
             "pool": self.pool.state_dict(),
-            "evaluations": self.evaluations,
+            "data": fingerprint(self.pool.prompts()),
+            "evaluations": self.evaluations.rows,
             "sizes": {file.path.name: file.size() for file in self._files()},
         }
         keep = self.config.checkpoint.keep
-        return checkpoint.save(self.folder, self.step, self.model, self.tokenizer, self.optimizer, state, keep)
+        saved = checkpoint.save(self.folder, self.step, self.model, self.tokenizer, self.optimizer, state, keep)
+        self.evaluations.forget_others()
+        return saved
 
     def finish(self) -> Path:
         """Write the trained model to ``model/``."""
@@ -217,21 +224,46 @@ class Run:
     def _resume(self, found: Path) -> None:
         state = checkpoint.load_state(found)
         checkpoint.load_optimizer(found, self.model, self.optimizer)
-        self.step, self.updates, self.evaluations = state["step"], state["updates"], state["evaluations"]
+        self.step, self.updates = state["step"], state["updates"]
+        self.evaluations.resume(state["evaluations"])
         self.now = Now(**state["now"])
         self.pool.load_state_dict(state["pool"])
+        if state["data"] != fingerprint(self.pool.prompts()):
+            self.notes.append(
+                "the prompts are not those of the checkpoint: the run goes on with what the data hold now"
+            )
+            write_json(self.folder / "data.json", self.data.to_dict())
         for file in self._files():
             file.cut(state["sizes"][file.path.name])
 
-    def _prompts(self, path: str, split: str = "train") -> list[Prompt]:
-        data = self.config.data
-        loaded = load_prompts(path, problem_key=data.problem_key, answer_key=data.answer_key, default_split=split)
-        prompts, left_out = render_all(loaded, data.template, self.tokenizer, data.max_prompt_tokens)
-        self._left_out[split] = left_out
-        return prompts
+    def _eval_sets(self) -> list[EvalSet]:
+        """The problems to ask. Raises ContraposeError where one that chooses a policy is a test problem."""
+        config = self.config
+        tests = [self._eval_set(d, "train" if trained_on(config.data, d) else "test") for d in config.eval.sources]
+        if not config.eval.validation:
+            return tests
+        if is_for_testing(config.eval.validation):
+            raise ContraposeError(
+                f"eval.validation: {config.eval.validation} is for testing, and must not choose a policy"
+            )
+        choosing = self._eval_set(config.eval.validation, "validation")
+        tested = HeldOut([prompt for asked in tests for prompt in asked.prompts])
+        known = sum(any(match.whole for match in tested.matches(p.problem)) for p in choosing.prompts)
+        if known:
+            raise ContraposeError(
+                f"eval.validation: {known} of its {len(choosing.prompts)} problems are test problems (eval.data), and "
+                "must not choose a policy"
+            )
+        return [*tests, choosing]
+
+    def _eval_set(self, data: str, split: Split) -> EvalSet:
+        prompts, left_out = evaluation_prompts(self.config.data, data, split, self.tokenizer)
+        return EvalSet(data, split, prompts, left_out, make_verifier(self.config, data))
 
     def _check_context(self) -> None:
-        room, asked = self.engine.room_after([*self.eval_prompts, *self.pool.prompts()]), self.config.rollout.max_tokens
+        asked = self.config.rollout.max_tokens
+        evaluated = [prompt for asked_of in self.evaluations.sets for prompt in asked_of.prompts]
+        room = self.engine.room_after([*evaluated, *self.pool.prompts()])
         if room is not None and asked > room:
             raise ContraposeError(
                 f"rollout.max_tokens: {asked}, but the longest prompt leaves {room} of the model's context"
@@ -248,37 +280,3 @@ class Run:
 def _thresholds(config: Config) -> Thresholds:
     names = ("mode", "t_hard", "t_easy", "t_master", "rho", "require_correct", "patience")
     return Thresholds(**{name: getattr(config.filter, name) for name in names})
-
-
-def facts() -> dict[str, Any]:
-    """What a result depends on beside its settings: versions, revision, threads."""
-    import transformers
-
-    return {
-        "contrapose": contrapose.__version__,
-        "revision": _revision(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _revision() -> str:
-    """The commit of the checkout that this code runs from, or ``"installed"`` where it does not."""
-    here = Path(__file__)
-    tracked, commit = ["ls-files", "--error-unmatch", here.name], ["describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        for question in (tracked, commit):
-            answer = subprocess.run(["git", *question], cwd=here.parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "installed"
-    return answer.stdout.strip()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` whole, or leave it as it was."""
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(beside, path)
