@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import time
 from decimal import Decimal
 from pathlib import Path
 
@@ -238,14 +237,13 @@ def test_a_row_of_nothing_but_instructions_is_broken(monkeypatch):
     assert "row 2 column 'prompt': nothing but instructions" in loaded.broken[0]
 
 
-@with_data
 def test_unwrapping_takes_no_longer_than_the_text():
-    text = f"a{' ' * 200_000}b"
-    start = time.perf_counter()
+    """In time that grows with the square of the length, this would never end."""
+    text = f"a{' ' * 10_000_000}b"
     assert unwrap_dapo(f" {text} ") == text
-    assert time.perf_counter() - start < 5
 
 
+@with_data
 def test_no_instruction_is_left_in_dapo(tmp_path):
     sample = DATA / "train" / "dapo_math_17k.sample2000.jsonl"
     (tmp_path / "dapo-math-17k.jsonl").write_bytes(sample.read_bytes())

@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -48,10 +47,7 @@ def cleaned(path, *held_out: Prompt, verifier: Verifier = VERIFIER, **settings):
 
 def test_abacus_is_trained_on_whole_and_in_order():
     config = DataConfig(path="abacus", template="plain", exclude=["abacus:validation"])
-    VERIFIER.workers.check()
-    start = time.perf_counter()
     prompts, report = training_prompts(config, abacus.tokenizer(), VERIFIER, load_prompts("abacus:test"))
-    assert time.perf_counter() - start < 10  # about one, on a free machine
     assert prompts == render_all(load_prompts("abacus"), "plain", abacus.tokenizer(), 1536)[0]
     assert report.counts()["abacus"]["kept"] == 8192
     assert report.lines() == []
