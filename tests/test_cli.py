@@ -10,23 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from contrapose.cli import main
 from contrapose.objectives.zoo import catalogue
 from contrapose.prompts.abacus import BASE_MODEL
+from user import contrapose
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--set", "steps=3", "--set", "batch.prompts=4", "--set", "batch.updates=2", "--set", "rollout.k=4"]
 SMALL += ["--set", "eval.data=abacus:validation", "--set", "eval.samples=1"]
-
-
-def contrapose(monkeypatch, *arguments: str) -> int:
-    """The exit code of ``contrapose *arguments``, in this process."""
-    monkeypatch.setattr("sys.argv", ["contrapose", *arguments])
-    try:
-        main()
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    return 0
 
 
 def test_help_is_light():

@@ -4,21 +4,11 @@ import json
 
 import pytest
 
-from contrapose.cli import main
 from contrapose.cli.data import LEFT_OUT
 from contrapose.prompts.clean import STEPS
+from user import contrapose
 
 HELD = "A farmer keeps $7$ goats and $11$ hens. How many legs do his animals have all together?"
-
-
-def contrapose(monkeypatch, *arguments: str) -> int:
-    """The exit code of ``contrapose *arguments``, in this process."""
-    monkeypatch.setattr("sys.argv", ["contrapose", *arguments])
-    try:
-        main()
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    return 0
 
 
 def write(path, *rows) -> str:

@@ -12,12 +12,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from contrapose.cli import evaluation, main
+from contrapose.cli import evaluation
 from contrapose.evaluate.protocols import ABACUS
 from contrapose.evaluate.records import read
 from contrapose.policy.model import save_model
 from contrapose.prompts.catalogue import BENCHMARKS
 from models import tiny
+from user import contrapose as typed
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "benchmarks"
 FILES = ("settings.json", "rollouts.jsonl", "eval.json")
@@ -33,14 +34,9 @@ def one_thread():
 
 
 def contrapose(monkeypatch, *arguments) -> int:
-    """The exit code of ``contrapose *arguments``, in this process."""
-    monkeypatch.setattr("sys.argv", ["contrapose", *map(str, arguments)])
+    """The exit code of ``contrapose *arguments``, in a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
-    try:
-        main()
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    return 0
+    return typed(monkeypatch, *arguments)
 
 
 def same(one, other):

@@ -12,11 +12,11 @@ from contrapose.evaluate.command import Exam, Request, evaluate_model
 from contrapose.evaluate.evaluate import Evaluation, evaluate
 from contrapose.evaluate.statistics import Estimate, estimate
 from contrapose.prompts.abacus import BASE_MODEL, split_of
-from contrapose.prompts.sources import load_prompts
 from contrapose.rollout.sampler import Sampling
 from contrapose.types import ContraposeError, Prompt, Rollout
 from contrapose.verify.verifier import Verifier
 from train_scripted import at_once
+from user import load_prompts
 
 PROMPTS = [Prompt(f"p{i}", f"{i}+0=", str(i)) for i in range(3)]
 RIGHT, WRONG, CUT, EMPTY, UNREADABLE, ENDLESS = "right", "wrong", "cut", "empty", "unreadable", "endless"

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from contrapose.prompts.catalogue import ALIASES, BENCHMARKS, TRAINING, checked, checksum, find, unwrap_dapo
-from contrapose.prompts.sources import final_answer, load, load_prompts
+from contrapose.prompts.sources import final_answer, load
 from contrapose.types import ContraposeError, Prompt
 from contrapose.verify.grading import grading_of
+from user import load_prompts
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 FOLDER = DATA / "benchmarks"

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from contrapose.prompts.sources import ABACUS_COUNT, load_prompts
+from contrapose.prompts.sources import ABACUS_COUNT
 from contrapose.types import ContraposeError
+from user import load_prompts
 
 gym = pytest.importorskip("reasoning_gym")
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from contrapose.prompts.abacus import split_of
-from contrapose.prompts.sources import ABACUS_COUNT, final_answer, load, load_prompts
+from contrapose.prompts.sources import ABACUS_COUNT, final_answer, load
 from contrapose.types import ContraposeError
+from user import load_prompts
 
 
 def write(path, *rows):

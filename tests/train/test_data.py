@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from contrapose.prompts import abacus
-from contrapose.prompts.sources import load_prompts
 from contrapose.prompts.template import render_all
 from contrapose.settings import DataConfig, validate
 from contrapose.train.data import benchmarks_in, evaluation_prompts, refusal, survey, training_prompts
 from contrapose.types import ContraposeError, Prompt
 from contrapose.verify.grading import Grading
 from contrapose.verify.verifier import Verifier
+from user import load_prompts
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 HERE = pytest.mark.skipif(not DATA.is_dir(), reason="the files are not here")

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from contrapose.cli import main
 from contrapose.policy.model import save_model
-from contrapose.prompts.sources import load_prompts
 from contrapose.prompts.template import render
 from contrapose.train.pretrain import pretrain
 from models import tiny
+from user import load_prompts
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "train"
 MATH = SAMPLES / "math_train_12k.sample2000.jsonl"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from contrapose.cli.app import terminal
+from contrapose.cli.app import plain, terminal
 from contrapose.evaluate.statistics import Estimate
 
 HEADINGS = (
@@ -147,7 +147,7 @@ def _contrast(group: Mapping[str, Any]) -> str:
 
 def _end(text: str, width: int) -> str:
     """The end of ``text`` on one line, control characters shown as spaces."""
-    line = "".join(c if c.isprintable() else " " for c in text)
+    line = plain(text)
     return line if len(line) <= width else "..." + line[-width:]
 
 

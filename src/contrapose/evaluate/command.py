@@ -20,7 +20,7 @@ from contrapose.evaluate.records import Records, make, recording, refuse_used
 from contrapose.evaluate.statistics import mean_of_sets, pass_at_k
 from contrapose.prompts.abacus import model_folder
 from contrapose.prompts.catalogue import checked, find
-from contrapose.prompts.sources import load_prompts
+from contrapose.prompts.sources import load
 from contrapose.prompts.template import render_all
 from contrapose.report.revision import revision
 from contrapose.rollout.decode import EmbeddedEngine
@@ -128,8 +128,15 @@ def _rows(
 
 def _load(exam: Exam, request: Request) -> list[Prompt]:
     problem, answer = exam.keys
-    options = {"folder": request.folder, "limit": request.limit, "default_split": "test"}
-    return load_prompts(exam.data, problem_key=problem, answer_key=answer, **options)  # type: ignore[arg-type]
+    loaded = load(
+        exam.data,
+        folder=request.folder,
+        problem_key=problem,
+        answer_key=answer,
+        limit=request.limit,
+        default_split="test",
+    )
+    return loaded.whole()
 
 
 def _overlaps(exams: Sequence[Exam], loaded: Sequence[list[Prompt]]) -> Iterator[str]:

@@ -82,26 +82,6 @@ def load(
     return _file(file, file.stem, columns, limit)
 
 
-def load_prompts(
-    spec: str,
-    *,
-    folder: str = "",
-    problem_key: str = "",
-    answer_key: str = "",
-    limit: int | None = None,
-    default_split: str = "train",
-) -> list[Prompt]:
-    """As ``load``; a broken row is an error that names it."""
-    return load(
-        spec,
-        folder=folder,
-        problem_key=problem_key,
-        answer_key=answer_key,
-        limit=limit,
-        default_split=default_split,
-    ).whole()
-
-
 def final_answer(answer: str) -> str:
     r"""The answer itself: what follows ``####`` (GSM8K), and of that the last ``\boxed{}`` (MATH), if there are any."""
     text = answer.rpartition("####")[2].strip()

@@ -98,6 +98,7 @@ class Run:
         prompts, self.data = training_prompts(config.data, self.tokenizer, self.verifier, self.evaluations.held_out)
         weights = dict(zip(config.data.sources, config.data.weights, strict=False))
         self.pool = PromptPool(prompts, _thresholds(config), config.seed, config.filter.cache, weights)
+        self.fingerprint = fingerprint(self.pool.prompts())
         if len(self.pool) < config.batch.prompts:
             holds = f"only {len(self.pool)} prompts are left to train on"
             raise ContraposeError(f"batch.prompts: {config.batch.prompts}, but {holds}")
@@ -195,7 +196,7 @@ class Run:
             "updates": self.updates,
             "now": {"progress": self.now.progress, "kl_coef": self.now.kl_coef},
             "pool": self.pool.state_dict(),
-            "data": fingerprint(self.pool.prompts()),
+            "data": self.fingerprint,
             "evaluations": self.evaluations.rows,
             "sizes": {file.path.name: file.size() for file in self._files()},
         }
@@ -228,7 +229,7 @@ class Run:
         self.evaluations.resume(state["evaluations"])
         self.now = Now(**state["now"])
         self.pool.load_state_dict(state["pool"])
-        if state["data"] != fingerprint(self.pool.prompts()):
+        if state["data"] != self.fingerprint:
             self.notes.append(
                 "the prompts are not those of the checkpoint: the run goes on with what the data hold now"
             )
