@@ -12,7 +12,7 @@ import pytest
 
 from contrapose.objectives.zoo import catalogue
 from contrapose.prompts.abacus import BASE_MODEL
-from user import contrapose
+from user import contrapose, few_sums
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--set", "steps=3", "--set", "batch.prompts=4", "--set", "batch.updates=2", "--set", "rollout.k=4"]
@@ -76,6 +76,7 @@ def test_an_evaluation_asks_as_the_run_did(monkeypatch, capsys, tmp_path):
         assert "template plain" in capsys.readouterr().out
 
 
+@few_sums()
 def test_an_exhausted_pool_leaves_a_model_and_says_where(monkeypatch, capsys, tmp_path):
     flags = ["--set", "filter.t_hard=0.4", "--set", "filter.t_easy=0.45", "--set", "filter.max_rounds=1"]
     assert contrapose(monkeypatch, "train", "--out", str(tmp_path / "run"), *SMALL, *flags) == 3
@@ -85,6 +86,7 @@ def test_an_exhausted_pool_leaves_a_model_and_says_where(monkeypatch, capsys, tm
     assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
 
 
+@few_sums()
 def test_an_example_of_the_contrast_is_shown(monkeypatch, capsys, tmp_path):
     """A right answer pulled up and a wrong one pushed down, with their credits."""
     assert contrapose(monkeypatch, "train", "--out", str(tmp_path / "run"), *SMALL) == 0
@@ -133,6 +135,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("line", BAD)
+@few_sums()
 def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path, line):
     """It names the culprit, and nothing is left behind."""
     monkeypatch.chdir(tmp_path)
@@ -171,6 +174,7 @@ def test_recipes_are_listed_with_what_they_are(monkeypatch, capsys):
         assert line.partition("  ")[2].strip() == path.read_text().splitlines()[0].removeprefix("# ")
 
 
+@few_sums()
 def test_a_row_of_a_table_names_its_run_folder(monkeypatch, capsys, tmp_path):
     """A recipe in a folder makes one run folder, not a folder in a folder."""
     monkeypatch.chdir(tmp_path)
@@ -189,16 +193,13 @@ def test_doctor_names_what_is_here(monkeypatch, capsys):
     )
 
 
-def test_ctrl_c_saves_and_the_resumed_run_ends_as_one_never_stopped(tmp_path):
-    """SIGINT in the middle of a run: exit code 75, a checkpoint, and the way to go on."""
-    asked = tmp_path / "asked.jsonl"
+def test_ctrl_c_saves_and_the_resumed_run_ends_as_one_never_stopped(monkeypatch, capsys, tmp_path):
+    """SIGINT in the middle of a run: exit code 75, a checkpoint, and the way to go on, which another process may go."""
+    asked, cut, whole = tmp_path / "asked.jsonl", tmp_path / "cut", tmp_path / "whole"
     asked.write_text("".join(json.dumps({"problem": f"{i}+{i}-1=", "answer": 2 * i - 1}) + "\n" for i in range(1, 10)))
     settings = [x.replace("steps=3", "steps=6") for x in SMALL] + ["--set", f"eval.data={asked}"]
-    command = [sys.executable, "-m", "contrapose", "train", *settings]
-    whole = subprocess.run([*command, "--out", str(tmp_path / "whole")], capture_output=True, text=True, check=False)
-    assert whole.returncode == 0, whole.stderr
-    cut = tmp_path / "cut"
-    process = subprocess.Popen([*command, "--out", str(cut)], stdout=subprocess.PIPE, text=True, env=os.environ)
+    command = [sys.executable, "-m", "contrapose", "train", *settings, "--out", str(cut)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ)
     while not (cut / "metrics.jsonl").exists() or len((cut / "ledger.jsonl").read_bytes()) == 0:
         assert process.poll() is None
         time.sleep(0.02)
@@ -207,10 +208,10 @@ def test_ctrl_c_saves_and_the_resumed_run_ends_as_one_never_stopped(tmp_path):
     assert process.returncode == 75, shown
     assert f"--resume --out {cut}" in shown
     assert len(list((cut / "checkpoints").iterdir())) == 1
-    again = [sys.executable, "-m", "contrapose", "train", "--resume", "--out", str(cut)]
-    assert subprocess.run(again, capture_output=True, check=False).returncode == 0
+    assert contrapose(monkeypatch, "train", "--resume", "--out", str(cut)) == 0, capsys.readouterr()
+    assert contrapose(monkeypatch, "train", *settings, "--out", str(whole)) == 0, capsys.readouterr()
     for name in ("ledger.jsonl", "rollouts.jsonl", "eval.json", "model/model.safetensors"):
-        assert (cut / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_no_pickle_or_network_address_is_shipped():
