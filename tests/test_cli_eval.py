@@ -237,7 +237,7 @@ def test_names_of_others_are_shown_and_not_obeyed(monkeypatch, capsys, tmp_path)
 
 
 MISTAKES = {
-    "eval abacus --out file": "--out: file cannot be written: File exists",
+    "eval abacus --out file": "--out: file cannot be written (file is not a folder): choose another folder",
     "eval": "MODEL is missing",
     "eval abacus --resume": "--resume: say with --out where the evaluation is",
     "eval abacus --protocol rense": "--protocol: 'rense' is unknown (did you mean 'rence'?)",

@@ -313,7 +313,6 @@ def test_an_unknown_key_in_a_file_names_the_nearest(recipe):
         ("data.path=3", "3"),
         ("batch.prompts=0", "0"),
         ("batch.updates=0", "0"),
-        ("rollout.k=1", "1"),
         ("rollout.k=0", "0"),
         ("rollout.temperature=0", "0"),
         ("rollout.temperature=-1", "-1"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from contrapose.settings import Config, Section, VerifyConfig, checked, validate
+from contrapose.settings import Config, Places, Section, VerifyConfig, checked, validate
 from contrapose.types import ContraposeError, nearest
+
+LARGEST = 1 << 20
+"""Bytes of a file of settings; whatever has more is something else."""
 
 
 def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> tuple[Config, str]:
@@ -19,14 +24,23 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
     below it, their hyper-parameters, filter and reward are left behind: they belong to a method. No recipe means
     abacus, or, once ``data.path`` is set, the objective's own. The ``config.toml`` of a run is a recipe too.
     """
-    layer = _overrides(overrides)
-    for key, value in given.items():
-        if value is not None:
-            layer[key] = value
+    given = {key: value for key, value in given.items() if value is not None}
+    layer = {**_overrides(overrides), **given}
     if recipe is None:
         recipe = "abacus" if _of(layer, "data", "path") in (None, "abacus") else _objective_name(layer) or "rence"
-    tree = _over(_read_recipe(recipe), layer)
-    return validate(merge(_own_recipe(_objective_name(tree) or "rence"), tree)), recipe
+    below, places = _read_recipe(recipe)
+    tree = _over(below, layer)
+    typed = [pair.partition("=")[0].strip() for pair in overrides] + list(given)
+    replaced = tuple(f"{key}." for key in typed)
+    places = {key: place for key, place in places.items() if not key.startswith(replaced)} | dict.fromkeys(typed, "")
+    return validate(merge(_own_recipe(_objective_name(tree) or "rence"), tree), places), recipe
+
+
+def saved(run: Path, *sections: str) -> Config:
+    """These sections of the settings of a run folder, from its ``config.toml``; the rest are defaults."""
+    file = run / "config.toml"
+    tree = {key: value for key, value in read_toml(file).items() if key in sections}
+    return checked(Config, tree, places_in(file))
 
 
 class _Grading(Section):
@@ -46,27 +60,38 @@ def data_settings(data: Mapping[str, Any], overrides: Sequence[str] = ()) -> Con
 def _own_recipe(objective: str) -> dict[str, Any]:
     """The recipe that bears an objective's name, and is of that objective."""
     named = [name for name in shipped() if "/" not in name]
-    tree = _read_recipe(objective) if objective in named else {}
+    tree = _read_recipe(objective)[0] if objective in named else {}
     if _objective_name(tree) != objective:
-        own = sorted(name for name in named if _objective_name(_read_recipe(name)) == name)
+        own = sorted(name for name in named if _objective_name(_read_recipe(name)[0]) == name)
         raise ContraposeError(f"objective.name: {objective!r} is unknown{nearest(objective, own)}")
     return tree
 
 
-def _read_recipe(recipe: str, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A recipe over its ``base``, that over its own, and so on."""
-    path = recipe_path(recipe)
-    tree = read_toml(path)
-    tree.pop("run", None)
-    base = tree.pop("base", None)
-    if base is None:
-        return tree
+def _read_recipe(recipe: str) -> tuple[dict[str, Any], Places]:
+    """A recipe over its ``base``, that over its own, and so on; and where a person's own files set what."""
+    layers: list[dict[str, Any]] = []
+    places: dict[str, str] = {}
+    above: set[Path] = set()
+    path: Path | None = recipe_path(recipe)
+    while path:
+        tree = read_toml(path)
+        tree.pop("run", None)
+        base = tree.pop("base", None)
+        layers.append(tree)
+        if path not in shipped().values():
+            places = {**places_in(path), **places}
+        above.add(path.resolve())
+        path = None if base is None else _base(path, base, above)
+    return reduce(_over, reversed(layers)), places
+
+
+def _base(path: Path, base: Any, above: set[Path]) -> Path:
+    """The file of what ``path`` calls its ``base``, none of those ``above`` it."""
     if isinstance(base, str) and base.endswith(".toml"):
         base = str(path.parent / base)
-    above = (*above, path.resolve())
     if not isinstance(base, str) or recipe_path(base).resolve() in above:
         raise ContraposeError(f"{path}: base: expected the name of another recipe, found {base!r}")
-    return _over(_read_recipe(base, above), tree)
+    return recipe_path(base)
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,11 +105,48 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a tree. Raises ContraposeError with the file, the line and the fault."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ContraposeError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+    except FileNotFoundError:
+        raise ContraposeError(f"{path} does not exist: paths are taken from {Path.cwd()}") from None
+    except (OSError, ValueError) as error:  # the latter: a NUL in its name
+        raise ContraposeError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
+    if len(text) > LARGEST:
+        raise ContraposeError(f"{path}: settings are at most {LARGEST:,} bytes: this is some other file")
+    try:
+        return _parsed(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ContraposeError(f"{path}: not TOML: {error}: save it as UTF-8 text") from None
+    except ValueError as error:
         raise ContraposeError(f"{path}: not TOML: {error}") from None
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """TOML as a tree. Raises ValueError."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+_KEY = rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*"
+_SETS = re.compile(rf"[ \t]*(?:(\[\[?)[ \t]*)?({_KEY})[ \t]*(?(1)\]|=)", re.ASCII)
+
+
+def places_in(path: Path) -> Places:
+    """Where a TOML file sets what, or opens a table: dotted key -> ``FILE:LINE``.
+
+    A key that is found twice has no place: one of the two stands in a text of several lines.
+    """
+    places: dict[str, list[str]] = {}
+    table = ""
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        if found := _SETS.match(line):
+            key = ".".join(part.strip("\"'") for part in re.findall(_PART, found[2]))
+            table = f"{key}." if found[1] else table
+            places.setdefault(key if found[1] else table + key, []).append(f"{path}:{number}")
+    return {key: found[0] for key, found in places.items() if len(found) == 1}
 
 
 def recipe_path(recipe: str) -> Path:
@@ -119,11 +181,11 @@ def _overrides(pairs: Sequence[str], *sections: str) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
-        if not equals or not key.strip():
+        if not equals or not all(key.strip().split(".")):
             raise ContraposeError(f"--set {pair}: write it as key=value, for example --set optim.lr=2e-6")
         try:
-            parsed = tomllib.loads(f"value = {text}")
-        except tomllib.TOMLDecodeError:
+            parsed = _parsed(f"value = {text}")
+        except ValueError:
             parsed = {"value": text}  # bare words are texts
         if len(parsed) > 1:
             raise ContraposeError(f"--set {pair}: one key and one value at a time")

@@ -10,6 +10,13 @@ from pydantic_core import PydanticCustomError
 
 from contrapose.types import ContraposeError, nearest
 
+Places = Mapping[str, str]
+"""Where settings come from: dotted key -> file and line, empty where that is no file."""
+
+NOWHERE: Places = {}
+SHOWN = 200
+"""Characters of a wrong value that are shown."""
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -72,12 +79,17 @@ class DataConfig(Section):
 
 
 class RolloutConfig(Section):
-    k: int = Field(8, ge=2)
+    k: int = Field(8, ge=1)  # 1 only where an objective compares no rollouts
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, ge=1, le=1)  # below 1 the log-probs trained on would not be those of the samples
     max_tokens: int = Field(6656, gt=0)
-    cache_gib: float = Field(8.0, gt=0)  # memory for the key-value cache; bounds how many rollouts go side by side
+    cache_gib: float = Field(
+        8.0, gt=0, lt=1e6
+    )  # memory for the key-value cache; bounds how many rollouts go side by side
     is_cap: float = Field(0.0, ge=0)  # truncated importance sampling against the engine's log-probs; 0: off
+    max_drift: float = Field(
+        0.0, ge=0
+    )  # nats a token from the engine's log-probs to ours; 0: what model.dtype explains
 
 
 class BatchConfig(Section):
@@ -112,15 +124,15 @@ class VerifyConfig(Section):
     domain: str = "math"  # or exact, regex, reasoning_gym, package.module:function
     answer: Literal["boxed", "stated", "text"] = "boxed"
     conventions: dict[str, bool | float | str] = {}
-    cpu_seconds: float = Field(2.0, gt=0)  # processor time one answer may cost
-    seconds: float = Field(5.0, gt=0)  # wall time one answer may cost
-    memory_gib: float = Field(1.0, gt=0)  # of a worker
+    cpu_seconds: float = Field(2.0, ge=0.01, lt=1e6)  # processor time one answer may cost
+    seconds: float = Field(5.0, ge=0.01, lt=1e6)  # wall time one answer may cost
+    memory_gib: float = Field(1.0, gt=0, lt=1e6)  # of a worker
     workers: int = Field(0, ge=0)  # 0: one for each processor, at most 8
     alarm: float = Field(0.01, ge=0, le=1)  # share of a step's answers beyond these limits
 
 
 class OptimConfig(Section):
-    lr: float = Field(1e-6, gt=0)
+    lr: float = Field(1e-6, gt=0, lt=1e6)
     betas: tuple[Beta, Beta] = Field((0.9, 0.999), strict=False)
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.01, ge=0)
@@ -154,7 +166,7 @@ class CheckpointConfig(Section):
 class Config(Section):
     """All settings of a run. The defaults are ReNCE's published ones (``recipes/rence.toml`` cites them)."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=-(2**63), lt=2**63)
     steps: int = Field(50, gt=0)
     objective: ObjectiveConfig = ObjectiveConfig()
     model: ModelConfig = ModelConfig()
@@ -176,46 +188,76 @@ class Config(Section):
         return tomli_w.dumps({**self.model_dump(mode="json"), "run": dict(run)})
 
 
-def checked(model: type[S], tree: Mapping[str, Any]) -> S:
-    """``tree`` as a ``model``. Raises ContraposeError that names every culprit on one line."""
+def checked(model: type[S], tree: Mapping[str, Any], places: Places = NOWHERE) -> S:
+    """``tree`` as a ``model``. Raises ContraposeError that names every culprit, and its place, on one line."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ContraposeError("; ".join(_explain(e) for e in error.errors())) from None
+        raise ContraposeError("; ".join(_explain(e, places) for e in error.errors())) from None
 
 
-def validate(tree: Mapping[str, Any]) -> Config:
+def validate(tree: Mapping[str, Any], places: Places = NOWHERE) -> Config:
     """Check types, ranges and combinations. Raises ContraposeError that names every culprit on one line."""
-    config = checked(Config, tree)
-    for key in ("model", "data"):
-        if not getattr(config, key).path:
-            raise ContraposeError(
-                f"{key}.path is not set: add --set {key}.path=..., or run without it for the built-in abacus"
-            )
-    if config.batch.prompts % config.batch.updates:
-        raise ContraposeError(
-            f"batch.prompts: {config.batch.prompts} is not divisible by batch.updates = {config.batch.updates}"
-        )
-    own_scorers = config.verify.domain == "reasoning_gym" or ":" in config.verify.domain
-    if not own_scorers and any(spec.startswith("gym:") for spec in config.data.sources):
-        raise ContraposeError(
-            "data.path: only the tasks' own scorers can judge gym: problems: add --set verify.domain=reasoning_gym"
-        )
-    sources, weights = config.data.sources, config.data.weights
-    if weights and (len(weights) != len(sources) or min(weights) <= 0):
-        raise ContraposeError(
-            f"data.weights: expected a number above 0 for each of the {len(sources)} sources of data.path, found "
-            f"{weights}"
-        )
+    config = checked(Config, tree, places)
+    if fault := _impossible(config):
+        keys, line = fault
+        written = next(filter(places.get, keys), keys[0])
+        raise ContraposeError(f"{_place(written, places)}{line}")
     return config
 
 
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+def _impossible(config: Config) -> tuple[tuple[str, ...], str] | None:
+    """The first combination that cannot be: the keys that have to do with it, and what to say."""
+    for key in ("model", "data"):
+        if not getattr(config, key).path:
+            mend = f"add --set {key}.path=..., or run without it for the built-in abacus"
+            return (f"{key}.path",), f"{key}.path is not set: {mend}"
+    prompts, updates = config.batch.prompts, config.batch.updates
+    if prompts % updates:
+        below = prompts - prompts % updates
+        mend = f"take {below} or {below + updates}" if below else f"take {updates}"
+        line = f"batch.prompts: {prompts} is not divisible by batch.updates = {updates}: {mend}"
+        return ("batch.prompts", "batch.updates"), line
+    own_scorers = config.verify.domain == "reasoning_gym" or ":" in config.verify.domain
+    if not own_scorers and any(spec.startswith("gym:") for spec in config.data.sources):
+        mend = "add --set verify.domain=reasoning_gym"
+        return ("data.path",), f"data.path: only the tasks' own scorers can judge gym: problems: {mend}"
+    sources, weights = config.data.sources, config.data.weights
+    if weights and (len(weights) != len(sources) or min(weights) <= 0):
+        expected = f"expected a number above 0 for each of the {len(sources)} sources of data.path"
+        return ("data.weights",), f"data.weights: {expected}, found {weights}"
+    return None
+
+
+def _explain(error: Any, places: Places) -> str:
+    key, found = ".".join(str(part) for part in error["loc"]), error["input"]
+    place = _place(key, places)
     if error["type"] == "extra_forbidden":
-        return f"{key}: no such key{nearest(key, _keys())}"
-    found = error["input"]
-    return f"{key}: {error['msg'][0].lower()}{error['msg'][1:]}, found {found!r}"
+        return f"{place}{key}: no such key{_near(key, found)}"
+    expected = "expected a table of settings" if error["type"] in ("model_type", "dict_type") else error["msg"]
+    value = repr(found)
+    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
+    return f"{place}{key}: {expected[0].lower()}{expected[1:]}, found {shown}"
+
+
+def _place(key: str, places: Places) -> str:
+    """Where ``key``, or what it is a part of, is set, as the beginning of a line."""
+    while key and key not in places:
+        key = key.rpartition(".")[0]
+    place = places.get(key)
+    return f"{place}: " if place else ""
+
+
+def _near(key: str, found: Any) -> str:
+    """The key that was meant: the same one in another section, or the one that is spelled most alike."""
+    keys = _keys()
+    namesakes = [known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    if len(namesakes) == 1:
+        return f" (did you mean {namesakes[0]!r}?)"
+    if namesakes and key.partition(".")[0] in Config.model_fields:
+        return f" (one of: {', '.join(namesakes)})"
+    whole = f"{key}.{next(iter(found))}" if isinstance(found, Mapping) and found else key
+    return nearest(whole, namesakes or keys)
 
 
 def _keys() -> list[str]:

@@ -199,7 +199,7 @@ def test_a_broken_tokenizer(folder):
 def test_eos_is_the_union(configured, own, expected):
     model = tiny("llama")
     model.generation_config.eos_token_id = configured
-    assert eos_ids(model, SimpleNamespace(eos_token_id=own)) == expected
+    assert eos_ids(model, SimpleNamespace(eos_token_id=own, vocab_size=64)) == expected
 
 
 def test_eos_survives_saving(folder):
@@ -211,8 +211,61 @@ def test_eos_survives_saving(folder):
 
 def test_a_model_without_eos():
     with pytest.raises(ContraposeError, match="EOS"):
-        eos_ids(tiny("llama"), SimpleNamespace(eos_token_id=None))
+        eos_ids(tiny("llama"), SimpleNamespace(eos_token_id=None, vocab_size=64))
 
 
 def test_context_length():
     assert context_length(tiny("qwen3", max_position_embeddings=77)) == 77
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_named(folder, value):
+    edit_weights(folder, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][3, 5].fill_(value))
+    assert "model.layers.1.mlp.up_proj.weight in " in complaint(load_model, folder)
+
+
+def test_a_weight_that_overflows_when_it_is_loaded_is_named(folder):
+    edit_weights(folder, lambda weights: weights["lm_head.weight"][0, 0].fill_(1e6))
+    load_model(folder, device="cpu")
+    assert "lm_head.weight in " in complaint(lambda path: load_model(path, "float16"), folder)
+
+
+def test_a_tensor_of_another_shape_is_named_with_both(folder):
+    edit_weights(folder, lambda weights: weights.update({"model.norm.weight": torch.ones(7)}))
+    text = complaint(load_model, folder)
+    assert "model.norm.weight" in text and "[7]" in text and "[32]" in text
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+    with pytest.raises(ContraposeError, match="the tokenizer knows 65 tokens, the model 64"):
+        eos_ids(tiny("llama"), tokenizer(vocab=65))
+    assert eos_ids(tiny("llama"), tokenizer(vocab=60)) == (1,)  # models are often padded
+
+
+def test_an_end_that_the_model_cannot_say_is_none():
+    model = tiny("llama")
+    model.generation_config.eos_token_id = [64, 5]
+    assert eos_ids(model, SimpleNamespace(eos_token_id=99, vocab_size=64)) == (5,)
+    with pytest.raises(ContraposeError, match="no EOS token that the model knows"):
+        eos_ids(tiny("llama"), SimpleNamespace(eos_token_id=64, vocab_size=64))
+
+
+def test_what_a_library_says_in_two_lines_is_told_in_one(folder):
+    edit_config(folder, hidden_size="wide")
+    text = complaint(load_model, folder)
+    assert "'hidden_size'" in text and "'wide'" in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_are_no_view_of_their_file(tmp_path, dtype):
+    """They lie as in a model that was never saved, since products round by that; and the file may change."""
+    tiny("qwen2").to(getattr(torch, dtype)).save_pretrained(tmp_path)
+    for path in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / path).write_text("{}")
+    model = load_model(tmp_path, dtype)
+    assert all(p.data_ptr() % 64 == 0 for p in model.parameters())
+    before = [p.clone() for p in model.parameters()]
+    with (tmp_path / "model.safetensors").open("r+b") as file:
+        file.seek(-4096, 2)
+        file.write(b"\1" * 4096)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

@@ -245,7 +245,7 @@ def test_every_line_that_a_stray_quote_takes_is_broken(tmp_path):
 def test_a_csv_file_in_another_encoding_says_so(tmp_path):
     for encoding in ("utf-16", "latin-1"):
         (tmp_path / "sums.csv").write_bytes("probl\u00e8me,answer\na,1\n".encode(encoding))
-        assert refusal(str(tmp_path / "sums.csv")) == f"data: {tmp_path / 'sums.csv'} is not UTF-8"
+        assert refusal(str(tmp_path / "sums.csv")) == f"data: {tmp_path / 'sums.csv'} is not UTF-8: save it so"
 
 
 def test_a_csv_column_that_is_missing_names_the_nearest(tmp_path):

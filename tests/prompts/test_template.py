@@ -7,7 +7,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from contrapose.prompts import abacus
-from contrapose.prompts.template import TEMPLATES, render, render_all, wraps_in_chat
+from contrapose.prompts.template import TEMPLATES, Unspellable, render, render_all, wraps_in_chat
 from contrapose.types import ContraposeError, Prompt
 
 RENCE = (
@@ -414,3 +414,26 @@ def test_a_character_that_cannot_be_spelled_is_refused_in_a_chat_too():
     tokenizer = sentencepiece_like(INST, unknown="<unk>")
     assert render(Prompt("p", "Please solve 3+4=", "7"), "chat", tokenizer).tokens
     assert "cannot spell problem p" in refusal(Prompt("p", "Please \u6570 3+4=", "7"), "chat", tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("template", "fault"),
+    [
+        ("{% for", "TemplateSyntaxError"),
+        ("{{ raise_exception('no\nsystem') }}", "TemplateError: no"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    ],
+)
+def test_a_chat_template_that_fails_is_one_line_with_the_fault(template, fault):
+    with pytest.raises(ContraposeError) as caught:
+        render(QUESTION, "chat", chat_tokenizer(chat=template))
+    assert str(caught.value).startswith(f"data.template: the tokenizer's chat template fails ({fault}")
+    assert str(caught.value).endswith("mend it, or try 'plain'")
+
+
+def test_a_word_that_a_tokenizer_without_unknown_token_meets_cannot_be_spelled():
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="?")))
+    assert render(Prompt("p", "a", "1"), "plain", words).tokens == (0,)
+    with pytest.raises(Unspellable):
+        render(Prompt("p", "b", "1"), "plain", words)

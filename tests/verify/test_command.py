@@ -145,7 +145,7 @@ def test_lines_that_cannot_be_read_have_an_error_and_the_others_a_verdict():
         (("--set", "verify.conventions.tolerence=1"), "verify.conventions.tolerence: no such key (did you mean", 2),
         (("--set", "verify.domian=math"), "verify.domian: no such key (did you mean 'verify.domain'?)", 2),
         (("--set", "verify.domain=mth"), "verify.domain: 'mth' is unknown (did you mean 'math'?)", 2),
-        (("--set", "verify.domain=grader_functions:atc"), "grader_functions has no function 'atc'", 4),
+        (("--set", "verify.domain=grader_functions:atc"), "grader_functions has no function 'atc'", 2),
         (("--set", "verify.domain=grader_functions:die"), "the grader cannot grade: its workers die", 4),
     ],
 )

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from contrapose.cli.app import SetVerify, app, plain, quiet, terminal
+from contrapose.cli.app import SetVerify, app, check_out, plain, quiet, terminal
 from contrapose.cli.training import STOPPED
 from contrapose.types import ContraposeError
 
 if TYPE_CHECKING:
-    from contrapose.evaluate.command import Exam, Request
+    from contrapose.evaluate.exam import Exam, Request
     from contrapose.evaluate.protocols import Protocol
 
 Settings = Mapping[str, Mapping[str, Any]]
 SHOWN = 3
+SHOWN_NAME = 100
 
 
 @app.command("eval")
@@ -37,7 +38,7 @@ def eval_(
         str, typer.Option(envvar="CONTRAPOSE_DATA_DIR", help="Folder with the files of benchmarks.")
     ] = "",
     samples: Annotated[int | None, typer.Option(min=1, max=1024, help="Answers to each problem. Default: 4.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 is greedy. Default: 0.7.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=100, help="0 is greedy. Default: 0.7.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0.01, max=1, help="Nucleus sampling. Default: 1.")] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Response limit; what the context leaves, if less. Default: 4096.")
@@ -69,10 +70,13 @@ def eval_(
         raise ContraposeError("MODEL is missing: a model or run folder, a hub name, or abacus")
     if resume and out is None:
         raise ContraposeError("--resume: say with --out where the evaluation is")
+    if out is not None:
+        check_out(out)
 
     from contrapose.cli.screen import Screen
     from contrapose.cli.tables import benchmarks_table, evaluation_table
-    from contrapose.evaluate.command import Request, evaluate_model
+    from contrapose.evaluate.command import evaluate_model
+    from contrapose.evaluate.exam import Request
     from contrapose.evaluate.protocols import full_name
     from contrapose.evaluate.protocols import protocol as named
 
@@ -151,7 +155,7 @@ def _exam(
 ) -> Exam:
     """A data set as it is asked and judged: as in the run that the model is from, and under ``--set``."""
     from contrapose.config import verify_settings
-    from contrapose.evaluate.command import Exam
+    from contrapose.evaluate.exam import Exam
     from contrapose.evaluate.protocols import has_own_columns, verify_of
     from contrapose.verify.verifier import Verifier
 
@@ -248,10 +252,15 @@ def _few(problems: Mapping[str, int]) -> str:
 
 def _run_of(model: str) -> tuple[Path | None, Settings]:
     """The run folder that a model lies in, however deep, and its settings; None where it lies in none."""
-    from contrapose.config import read_toml
+    from contrapose.config import saved
 
-    folder = Path(model).resolve()
-    for run in (folder, *folder.parents):
-        if folder.is_dir() and (run / "config.toml").is_file() and (run / "metrics.jsonl").is_file():
-            return run, read_toml(run / "config.toml")
+    try:
+        folder = Path(model).resolve()
+        there = folder.is_dir()
+    except (OSError, ValueError) as error:  # no name that a folder can have
+        fault = f"{model[:SHOWN_NAME]} cannot be read: {getattr(error, 'strerror', error)}"
+        raise ContraposeError(f"MODEL: {fault}: give a folder or a hub name") from None
+    for run in (folder, *folder.parents) if there else ():
+        if (run / "config.toml").is_file() and (run / "metrics.jsonl").is_file():
+            return run, saved(run, "data", "reward", "verify").model_dump()
     return None, {}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from contrapose.cli.app import abacus_app, app, quiet, terminal
+from contrapose.cli.app import abacus_app, app, check_out, quiet, terminal
 from contrapose.types import ContraposeError
 
 
@@ -65,13 +65,14 @@ def doctor() -> None:
 @abacus_app.command("build")
 def abacus_build(
     out: Annotated[Path, typer.Argument(help="Folder for the model.")],
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     steps: Annotated[int, typer.Option(min=1)] = 800,
 ) -> None:
     """Train the abacus base model from nothing: a few minutes on two cores."""
     from contrapose.cli.screen import Screen
     from contrapose.train.pretrain import build_abacus
 
+    check_out(out)
     quiet()
     screen = Screen(terminal())
     build_abacus(

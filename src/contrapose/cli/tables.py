@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -107,7 +108,7 @@ def ledger_table(columns: Mapping[str, Ledger], title: str) -> Table:
     """Where tokens went, a column a run."""
     table = Table(title=title, title_justify="left")
     for heading in ("", *columns):
-        table.add_column(escape(heading), justify="right", overflow="fold")
+        table.add_column(escape(plain(heading)), justify="right", overflow="fold")
     shares = {
         "kept": "trained on",
         "surplus": "surplus: beyond a full batch",
@@ -125,7 +126,7 @@ def ledger_table(columns: Mapping[str, Ledger], title: str) -> Table:
         ("groups trained on", lambda x: f"{x.accepted:,}"),
         ("tokens a group trained on", lambda x: "-" if x.per_accepted is None else f"{x.per_accepted:,.0f}"),
         *(
-            (f"accuracy on {escape(data)}", partial(_test, data))
+            (f"accuracy on {escape(plain(data))}", partial(_test, data))
             for data in dict.fromkeys(data for column in columns.values() for data in column.tests)
         ),
     ]
@@ -138,7 +139,7 @@ def _test(data: str, found: Ledger) -> str:
     if data not in found.tests:
         return "-"
     test = found.tests[data]
-    low, value, high = (test["accuracy"][key] for key in ("low", "value", "high"))
+    low, value, high = (test["accuracy"].get(key, math.nan) for key in ("low", "value", "high"))
     return f"{value:.3f}\n{low:.3f} to {high:.3f}\nstep {test['step']}"
 
 

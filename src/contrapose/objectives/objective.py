@@ -37,6 +37,14 @@ class Objective:
         return max(couplings, key=COUPLINGS.index)
 
     @property
+    def compares(self) -> bool:
+        """Whether rollouts count only beside others of their group: one that is alone has no side then."""
+        one = torch.ones(1, 1)
+        alone = Batch(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), one, one.bool(), one.bool())
+        side_QK, _ = self.contrast.sides(alone, torch.Generator())
+        return not side_QK.any()
+
+    @property
     def reads_reference(self) -> bool:
         """Whether a factor needs ``reference_logp``."""
         return any(getattr(factor, "reads_reference", False) for factor in (self.score, self.trust))

@@ -67,6 +67,12 @@ def objective(name: str, **hyperparameters: Any) -> Objective:
         raise ValueError(f"objective {name}({given}): {error}") from None
 
 
+def check_group_size(objective: Objective, name: str, k: int) -> None:
+    """Raise ValueError where groups of ``k`` rollouts would teach nothing, because this objective compares them."""
+    if k < 2 and objective.compares:
+        raise ValueError(f"rollout.k: {k}, but {name} compares the rollouts of a group: take 2 or more")
+
+
 def hyperparameters_of(name: str) -> list[str]:
     """The names of an objective's hyper-parameters. Raises ValueError, naming the nearest objective."""
     if name not in ZOO:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+WEIGHTS = "model.safetensors"
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".npy", ".npz")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -42,6 +44,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
         if not _splits_as_its_file(tokenizer, path):
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path))
+        tokenizer.encode("")  # what is wrong with its settings shows here
         return tokenizer
 
 
@@ -73,6 +76,8 @@ def load_model(path: str | Path, dtype: str = "float32", device: str | None = No
     from transformers import AutoModelForCausalLM
 
     _refuse_bad_folder(path)
+    if Path(path).is_dir():
+        _refuse_bad_weights(Path(path))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with _plain_errors(path):
         auto: Any = AutoModelForCausalLM
@@ -82,10 +87,22 @@ def load_model(path: str | Path, dtype: str = "float32", device: str | None = No
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, by name
         )
     if loaded["missing_keys"]:  # they would be drawn at random
-        raise ContraposeError(f"model.path: the weights in {path} lack {min(loaded['missing_keys'])}")
-    return cast("PreTrainedModel", model.to(device).eval())
+        raise ContraposeError(f"model.path: the weights in {path} lack {min(loaded['missing_keys'])}: copy it anew")
+    for name, found, expected in sorted(loaded["mismatched_keys"]):
+        raise ContraposeError(
+            f"model.path: {name} in {path} is of shape {list(found)}, and its config.json asks for {list(expected)}: "
+            "one of the two is another model's"
+        )
+    model = model.to(device).eval()
+    for name, weight in model.named_parameters():
+        # until here it may be a view of the file: aligned as that is, so that products round otherwise, and alive
+        weight.data = weight.data.clone()
+        if not torch.isfinite(weight).all():
+            raise ContraposeError(f"model.path: {name} in {path} holds NaN or infinity: start from sound weights")
+    return cast("PreTrainedModel", model)
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
@@ -97,13 +114,19 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Every token that ends a response: the tokenizer's EOS and those of the generation config.
 
-    Chat models list several; with one alone most of their answers would look cut off.
+    Chat models list several; with one alone most of their answers would look cut off. Raises ContraposeError where
+    there is none, and for a tokenizer that knows tokens which the model has not.
     """
+    rows: int = model.config.get_text_config().vocab_size
+    if tokenizer.vocab_size > rows:
+        known = f"the tokenizer knows {tokenizer.vocab_size} tokens, the model {rows}"
+        raise ContraposeError(f"model.path: {known}: give the tokenizer that belongs to it")
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    ids = {i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int)}
+    ids = {i for i in [tokenizer.eos_token_id, *listed] if isinstance(i, int) and 0 <= i < rows}
     if not ids:
-        raise ContraposeError("the tokenizer has no EOS token: set eos_token in its tokenizer_config.json")
+        lacks = "the tokenizer has no EOS token that the model knows"
+        raise ContraposeError(f"model.path: {lacks}: set eos_token in its tokenizer_config.json")
     return tuple(sorted(ids))
 
 
@@ -115,23 +138,67 @@ def context_length(model: PreTrainedModel) -> int | None:
 def _refuse_bad_folder(path: str | Path) -> None:
     """Say in one line why a local folder cannot be a model, before any library tries to read it."""
     folder = Path(path)
-    if not folder.is_dir():
-        if str(path).startswith((".", "/", "~")) or str(path).count("/") > 1:
-            raise ContraposeError(f"model.path: {path} is not a folder")
-        return  # a hub name
+    try:
+        if not folder.is_dir():
+            if str(path).startswith((".", "/", "~")) or str(path).count("/") > 1 or folder.exists():
+                raise ContraposeError(f"model.path: {path} is not a folder: give one, or a hub name (ORG/NAME)")
+            return  # a hub name
+    except OSError as error:
+        raise ContraposeError(f"model.path: {path} cannot be read: {error.strerror}") from None
     if not (folder / "config.json").is_file():
         raise ContraposeError(f"model.path: {folder} has no config.json, so it is not a Hugging Face model folder")
+    if (folder / "adapter_config.json").exists():  # its base model would be fetched from wherever it says
+        raise ContraposeError(f"model.path: {folder} is an adapter: merge it into its base model, and give that")
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        config = _json_object(folder / name) if (folder / name).is_file() else {}
+        if config.get("auto_map"):
+            raise ContraposeError(
+                f"model.path: {folder} wants to run its own code (auto_map in {name}), which is never allowed"
+            )
+        if "/" in str(config.get("_attn_implementation") or config.get("attn_implementation")):
+            raise ContraposeError(
+                f"model.path: {folder} wants to run code from elsewhere (attn_implementation in {name}), which is "
+                "never allowed: remove that key"
+            )
+        if config.get("quantization_config") is not None:
+            raise ContraposeError(
+                f"model.path: {folder} holds quantized weights (quantization_config in {name}), which cannot be "
+                "trained: give the model as it was before"
+            )
+
+
+def _refuse_bad_weights(folder: Path) -> None:
+    """The same of the weights: safetensors, whole, and inside the folder."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / f"{WEIGHTS}.index.json"
+    names = [WEIGHTS]
+    if not (folder / WEIGHTS).is_file():
+        if not index.is_file():
+            found = ", ".join(sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)) or "no weights at all"
+            raise ContraposeError(f"model.path: {folder} holds {found}; safetensors are required: convert it first")
+        listed = _json_object(index).get("weight_map")
+        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+            raise ContraposeError(f"model.path: {index} lists no files (weight_map): copy the model anew")
+        names = sorted(set(listed.values()))
+    for name in names:
+        if Path(name).name != name:
+            raise ContraposeError(f"model.path: {index} leaves its folder ({name}), which is never allowed")
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ContraposeError(f"model.path: {folder / name} cannot be read ({error}): copy it anew") from None
+
+
+def _json_object(file: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ContraposeError(f"model.path: {folder / 'config.json'} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ContraposeError(f"model.path: {folder / 'config.json'} is not a JSON object")
-    if "auto_map" in config:
-        raise ContraposeError(f"model.path: {folder} wants to run its own code (auto_map), which is never allowed")
-    if not any(folder.glob("*.safetensors")):
-        found = ", ".join(p.name for p in folder.glob("*.bin")) or "no weights at all"
-        raise ContraposeError(f"model.path: {folder} holds {found}; safetensors are required: convert it first")
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ContraposeError(f"model.path: {file} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ContraposeError(f"model.path: {file} is not a JSON object")
+    return found
 
 
 class _plain_errors:
@@ -147,6 +214,9 @@ class _plain_errors:
         logging.disable_progress_bar()
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, (ContraposeError, ImportError, MemoryError)):
-            first = next((line for line in str(error).splitlines() if line.strip()), kind.__name__)
-            raise ContraposeError(f"model.path: cannot load {self.path}: {first.strip()}") from error
+        if isinstance(error, Exception) and not isinstance(error, (ContraposeError, MemoryError)):
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            said = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+            fault = said if isinstance(error, OSError | ValueError) and said else f"{kind.__name__}: {said}"
+            mend = "copy it anew, or take another" if Path(self.path).is_dir() else "download it, and give its folder"
+            raise ContraposeError(f"model.path: cannot load {self.path}: {fault.rstrip('.')}: {mend}") from error

@@ -279,8 +279,8 @@ class PromptPool:
                 f"data: {len(missing)} prompts of the checkpoint are gone ({missing[0]}): resume with the same data"
             )
         for source, order in self._orders.items():
-            saved = state["orders"][source]
-            order.epoch, order.left, order.turns = saved["epoch"], list(saved["left"]), saved["turns"]
+            if saved := state["orders"].get(source):  # a source that is new begins its first epoch
+                order.epoch, order.left, order.turns = saved["epoch"], list(saved["left"]), saved["turns"]
         self._cache = list(state["cache"])
         self._mastered, self._mastered_visits = set(state["mastered"]), dict(state["mastered_visits"])
         self._acceptance = state["acceptance"]

@@ -80,7 +80,7 @@ def _readable(file: Path, fields: list[str]) -> list[str]:
     try:
         "".join(fields).encode()
     except UnicodeEncodeError:
-        raise ContraposeError(f"data: {file} is not UTF-8") from None
+        raise ContraposeError(f"data: {file} is not UTF-8: save it so") from None
     return fields
 
 
@@ -95,7 +95,7 @@ def _parquet_rows(file: Path) -> Rows:
         for number, row in enumerate(rows, 1):
             yield f"{file} row {number}", row
     except (ArrowException, ValueError, OverflowError) as error:  # the last two: text that is not UTF-8, dates
-        raise ContraposeError(f"data: {file} is not a parquet file that can be read: {error}") from None
+        raise ContraposeError(f"data: {file} is not a parquet file that can be read: {error}: copy it anew") from None
 
 
 def hub_rows(address: str, default_split: str) -> tuple[str, Rows]:

@@ -175,7 +175,8 @@ def _check_benchmark(dataset: DataSet, loaded: Loaded, where: str, *, texts: boo
 
 def _file(file: Path, name: str, columns: _Columns, limit: int | None = None) -> Loaded:
     if not is_file(file):
-        raise ContraposeError(f"data: {file} {'is not a file' if file.exists() else 'does not exist'}")
+        fault = "is not a file" if file.exists() else f"does not exist: paths are taken from {Path.cwd()}"
+        raise ContraposeError(f"data: {file} {fault}")
     try:
         return _collect(name, str(file), READERS[file.suffix](file), columns, limit)
     except OSError as error:
@@ -206,7 +207,7 @@ def _collect(name: str, place: str, rows: Rows, columns: _Columns, limit: int | 
         if len(prompts) == limit:
             break
     if not prompts and not broken:
-        raise ContraposeError(f"data: {place} holds no rows")
+        raise ContraposeError(f"data: {place} holds no rows: each is a problem with its answer")
     return Loaded(prompts, broken)
 
 

@@ -100,9 +100,15 @@ def _chat(text: str, tokenizer: PreTrainedTokenizerBase, thinking: bool) -> list
 
     def turn(content: str, thinking: bool = thinking) -> str:
         messages = [{"role": "user", "content": content}]
-        frame: Any = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
-        )
+        try:
+            frame: Any = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+            )
+        except Exception as error:  # a template is a program, and came with the model
+            fault = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ContraposeError(
+                f"data.template: the tokenizer's chat template fails ({fault}): mend it, or try 'plain'"
+            ) from None
         return str(frame)
 
     text = text.strip()
@@ -115,10 +121,9 @@ def _chat(text: str, tokenizer: PreTrainedTokenizerBase, thinking: bool) -> list
     if content not in whole or (spells_control and whole.count(_MARK) > 1):
         raise ContraposeError("data.template: the tokenizer's chat template alters the question; try 'plain'")
     if not spells_control:
-        ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
-        return ids
+        return _ids(whole, tokenizer)
     before, _, after = whole.partition(_MARK)
-    frame = [tokenizer.encode(part, add_special_tokens=False) for part in (before, after)]
+    frame = [_ids(part, tokenizer) for part in (before, after)]
     return [*frame[0], *as_text, *frame[1]]
 
 
@@ -137,9 +142,17 @@ def _as_text(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     text.encode()
     controls = _controls(tokenizer)
     cuts = [0, *(m.start() + 1 for m in _any_of(frozenset(controls)).finditer(text)), len(text)]
-    ids = [i for piece in pairwise(cuts) for i in tokenizer.encode(text[slice(*piece)], add_special_tokens=False)]
+    ids = [i for piece in pairwise(cuts) for i in _ids(text[slice(*piece)], tokenizer)]
     if not {*controls.values(), tokenizer.unk_token_id}.isdisjoint(ids):
         raise _NoText
+    return ids
+
+
+def _ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    try:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    except Exception:  # nothing narrower: a tokenizer without an unknown token meets an unknown word
+        raise _NoText from None
     return ids
 
 

@@ -2,12 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from contrapose.types import ContraposeError
+
+T = TypeVar("T")
+
+
+class _Part(BaseModel):
+    """What is read of a row; a row has more."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Filtered(_Part):
+    too_hard: int
+    too_easy: int
+    mastered: int
+
+
+class _Step(_Part):
+    step: int
+    generated_tokens: int
+    kept_tokens: int
+    surplus_tokens: int
+    filtered_tokens: _Filtered
+    cancelled_tokens: int
+    saved_tokens: float
+    drawn_groups: int
+    accepted_groups: int
+
+
+class _Test(_Part):
+    step: int
+    data: str
+    split: str
+    accuracy: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -37,43 +71,52 @@ def ledger(run: Path, budget: float = float("inf")) -> Ledger:
     Raises ContraposeError for what is no run folder, or one that another version wrote.
     """
     try:
-        rows = _rows(run / "metrics.jsonl")
-        evaluations = json.loads((run / "eval.json").read_text()) if (run / "eval.json").exists() else []
-        return _ledger(rows, evaluations, budget)
-    except (OSError, ValueError) as error:
-        raise ContraposeError(f"{run}: not the folder of a run: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ContraposeError(f"{run}: not written by this version: {type(error).__name__} {error}") from None
+        *lines, _ = (run / "metrics.jsonl").read_bytes().split(b"\n")  # a run that goes on may be writing the last one
+        evaluations = (run / "eval.json").read_bytes() if (run / "eval.json").exists() else b"[]"
+    except OSError as error:
+        raise ContraposeError(f"{run}: not the folder of a run (contrapose train --out): {error}") from None
+    steps = [_read(_STEP, line, run, f"metrics.jsonl:{number}") for number, line in enumerate(lines, 1)]
+    return _ledger(steps, _read(_TESTS, evaluations, run, "eval.json"), budget)
 
 
-def _ledger(rows: list[dict[str, Any]], evaluations: list[dict[str, Any]], budget: float) -> Ledger:
-    within: list[dict[str, Any]] = []
+_STEP, _TESTS = TypeAdapter(_Step), TypeAdapter(list[_Test])
+
+
+def _read(what: TypeAdapter[T], text: bytes, run: Path, place: str) -> T:
+    try:
+        return what.validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        other = first["type"] != "json_invalid"
+        fault = "not written by this version" if other else "not the folder of a run (contrapose train --out)"
+        raise ContraposeError(f"{run}: {fault}: {place}: {key + ': ' if key else ''}{first['msg']}") from None
+
+
+def _ledger(rows: list[_Step], evaluations: list[_Test], budget: float) -> Ledger:
+    within: list[_Step] = []
     generated = 0
     for row in rows:
-        if generated + row["generated_tokens"] > budget:
+        if generated + row.generated_tokens > budget:
             break
-        generated += row["generated_tokens"]
+        generated += row.generated_tokens
         within.append(row)
-    steps = within[-1]["step"] if within else 0
-    tests = sorted(
-        (e for e in evaluations if e["split"] == "test" and e["step"] <= steps), key=lambda e: int(e["step"])
-    )
-    spent = {key: sum(row[f"{key}_tokens"] for row in within) for key in ("kept", "surplus")}
-    for fate in ("too_hard", "too_easy", "mastered"):
-        spent[fate] = sum(row["filtered_tokens"][fate] for row in within)
+    steps = within[-1].step if within else 0
+    tests = sorted((e for e in evaluations if e.split == "test" and e.step <= steps), key=lambda e: e.step)
+    filtered = [row.filtered_tokens for row in within]
     return Ledger(
         steps=steps,
         generated=generated,
-        spent=spent,
-        cancelled=sum(row["cancelled_tokens"] for row in within),
-        saved=sum(row["saved_tokens"] for row in within),
-        drawn=sum(row["drawn_groups"] for row in within),
-        accepted=sum(row["accepted_groups"] for row in within),
-        tests={e["data"]: e for e in tests if e["step"] or not steps},
+        spent={
+            "kept": sum(row.kept_tokens for row in within),
+            "surplus": sum(row.surplus_tokens for row in within),
+            "too_hard": sum(fates.too_hard for fates in filtered),
+            "too_easy": sum(fates.too_easy for fates in filtered),
+            "mastered": sum(fates.mastered for fates in filtered),
+        },
+        cancelled=sum(row.cancelled_tokens for row in within),
+        saved=sum(row.saved_tokens for row in within),
+        drawn=sum(row.drawn_groups for row in within),
+        accepted=sum(row.accepted_groups for row in within),
+        tests={e.data: e.model_dump() for e in tests if e.step or not steps},
     )
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The whole rows of a jsonl file; a run that goes on may be writing the last one."""
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines]

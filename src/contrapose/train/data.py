@@ -41,7 +41,7 @@ def training_prompts(
     """
     prompts, report = _cleaned(config, tokenizer, verifier, held_out)
     if fault := refusal(config, report):
-        raise ContraposeError(f"data: {fault}")
+        raise ContraposeError(f"data: {fault} (contrapose data lists all of them)")
     return prompts, report
 
 
@@ -142,9 +142,9 @@ def _sources(config: DataConfig, limit: int | None) -> tuple[list[Prompt], dict[
 
 def _gradable(prompts: list[Prompt], verifier: Verifier) -> Found:
     """Without the problems whose answer, given in other words, is not right within the limits of grading."""
+    verifier.workers.check()
     if not verifier.grading.golds_are_answers:
         return prompts, []
-    verifier.workers.check()
     golds = list(dict.fromkeys(p.answer for p in prompts))
     findings = verifier.workers.map((gold, verifier.grading.restating(gold)) for gold in golds)
     bad = {g: f.status for g, f in zip(golds, findings, strict=True) if f.status != "correct"}

@@ -53,8 +53,9 @@ def opened(file: str) -> tuple[BinaryIO, int | None]:
             with path.open("rb") as counted:
                 total = sum(1 for _ in counted)
         return path.open("rb"), total
-    except OSError as error:
-        raise ContraposeError(f"{file}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # the latter: a NUL in its name
+        fault = getattr(error, "strerror", error)
+        raise ContraposeError(f"{file}: {fault}: give a file of jsonl, or - for stdin") from None
 
 
 def verify_rows(

@@ -184,10 +184,13 @@ def _imported(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     try:
         home = import_module(module)
-    except ImportError as error:
-        hint = ": pip install 'contrapose[gym]'" if error.name == "reasoning_gym" else ""
-        raise ContraposeError(f"verify.domain: {name!r} cannot be imported ({error}){hint}") from None
+    except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+        missing = isinstance(error, ImportError) and error.name == "reasoning_gym"
+        hint = "pip install 'contrapose[gym]'" if missing else "name a function as package.module:function"
+        fault = f"{type(error).__name__}: {error}"
+        raise ContraposeError(f"verify.domain: {name!r} cannot be imported ({fault}): {hint}") from None
     found = getattr(home, function, None)
     if not callable(found):
-        raise ContraposeError(f"verify.domain: {module} has no function {function!r}")
+        near = nearest(function, [key for key, value in vars(home).items() if callable(value)])
+        raise ContraposeError(f"verify.domain: {module} has no function {function!r}{near}")
     return found  # type: ignore[no-any-return]

@@ -24,6 +24,12 @@ class GraderError(ContraposeError):
     exit_code = 4
 
 
+class NoGrader(GraderError):
+    """What ``verify.domain`` names cannot be imported: a setting to mend."""
+
+    exit_code = 2
+
+
 @dataclass(frozen=True)
 class Limits:
     """What one answer may cost. ``cpu_seconds`` of processor time decide, so that a busy machine changes no verdict;
@@ -97,7 +103,8 @@ class Nursery:
         ours.close()
         if "no worker" in reply["error"]:
             raise OSError(reply["error"])
-        raise GraderError(f"the grader cannot start: {reply['error']}")
+        kind = NoGrader if reply["error"].startswith("verify.domain: ") else GraderError
+        raise kind(f"the grader cannot start: {reply['error']}")
 
     def reap(self, pid: int) -> int | None:
         """How the dead worker ended: its exit code, or minus the signal; None where nobody can say any more."""
