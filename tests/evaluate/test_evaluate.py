@@ -8,8 +8,9 @@ from statistics import fmean
 import pytest
 import torch
 
-from contrapose.evaluate.command import Exam, Request, evaluate_model
-from contrapose.evaluate.evaluate import Evaluation, evaluate
+from contrapose.evaluate.command import evaluate_model
+from contrapose.evaluate.evaluate import Evaluation, answers, summary
+from contrapose.evaluate.exam import Exam, Request
 from contrapose.evaluate.statistics import Estimate, estimate
 from contrapose.prompts.abacus import BASE_MODEL, split_of
 from contrapose.rollout.sampler import Sampling
@@ -49,6 +50,10 @@ class Scripted:
             ENDLESS: (rf"\boxed{{{'9+' * 2000}}}", 8, "stop"),
         }[how]
         return Rollout((7,) * length, (1,) * length, (-1.0,) * length, text, finished)
+
+
+def evaluate(engine, verifier, prompts, *, samples, sampling, seed=0, each=lambda group: None):
+    return summary(answers(engine, verifier, prompts, samples, sampling, seed, each), sampling)
 
 
 def test_right_truncated_and_unanswered_are_counted():

@@ -7,10 +7,12 @@ import pytest
 import torch
 from tokenizers.normalizers import Lowercase
 
-from contrapose.evaluate import command
-from contrapose.evaluate.command import Exam, Request, evaluate_model
-from contrapose.evaluate.records import differences, read, recording
+from contrapose.evaluate import exam
+from contrapose.evaluate.command import evaluate_model
+from contrapose.evaluate.exam import Exam, Request, fingerprints
+from contrapose.evaluate.records import begun_with, differences, make, read, recording
 from contrapose.prompts.abacus import BASE_MODEL
+from contrapose.report.log import WriteFailed
 from contrapose.rollout.decode import EmbeddedEngine
 from contrapose.types import ContraposeError
 
@@ -30,9 +32,9 @@ def a_few_at_a_time():
     torch.set_num_threads(before)
 
 
-def run(out, resume=False, log=lambda line: None, exams=EXAMS, **changed):
+def run(out, resume=False, log=lambda line: None, each=lambda problems: None, exams=EXAMS, **changed):
     request = Request("abacus", exams, **{"temperature": 1.0, "max_tokens": 24, "limit": 7, **changed})
-    return evaluate_model(request, out=out, resume=resume, log=log)
+    return evaluate_model(request, out=out, resume=resume, log=log, each=each)
 
 
 @pytest.fixture(scope="module")
@@ -119,11 +121,32 @@ def test_only_one_process_writes(whole, tmp_path):
     assert same(whole, folder)
 
 
-def test_killed_at_once_it_starts(whole, tmp_path):
+@pytest.mark.parametrize("left", [(), (".settings.json.part",)])
+def test_killed_at_once_it_starts(whole, tmp_path, left):
     """Between the making of one file and the next."""
-    (tmp_path / "rollouts.jsonl").touch()
+    for name in ("rollouts.jsonl", *left):
+        (tmp_path / name).touch()
     run(tmp_path)
     assert same(whole, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == set(FILES)
+
+
+@pytest.mark.parametrize(("asked", "written"), [(1, 0), (2, 0), (3, 3), (6, 6), (7, 7), (9, 7)])
+def test_stopped_between_problems_all_that_was_asked_together_is_kept(whole, tmp_path, asked, written):
+    """Of 3, 3, 1 problems and 3, 3, 1: a stop after the last of them finds them written."""
+    left = [None] * (asked - 1)
+
+    def each(problems):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", each=each)
+    lines = []
+    run(tmp_path / "stopped", resume=True, log=lines.append)
+    assert lines[-1].startswith(f"going on after {written} problems" if written else "nothing is in ")
+    assert same(whole, tmp_path / "stopped")
 
 
 def test_a_full_disk_is_one_line_and_no_loss(whole, tmp_path):
@@ -131,24 +154,25 @@ def test_a_full_disk_is_one_line_and_no_loss(whole, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (ends(whole)[10] + 50, before[1]))
     try:
-        with pytest.raises(ContraposeError) as error:
+        with pytest.raises(WriteFailed) as error:
             run(tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert str(error.value) == (
-        f"--out: {tmp_path} cannot be written: File too large: free space, then go on with --resume"
-    )
+    said = str(error.value)
+    assert said.startswith(f"{tmp_path / 'rollouts.jsonl'}: cannot be written: File too large (")
+    assert said.endswith(" bytes are free): free space, then go on with --resume")
+    assert error.value.exit_code == 74
     run(tmp_path, resume=True)
     assert same(whole, tmp_path)
 
 
-def test_what_cannot_be_a_folder_is_told_before_the_model_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(EmbeddedEngine, "load", None)
+def test_what_cannot_be_a_folder_is_a_mistake(tmp_path):
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
         with pytest.raises(ContraposeError, match=rf"--out: {out} cannot be written: ") as error:
-            run(out)
+            make(out)
         assert "\n" not in str(error.value)
+        assert error.value.exit_code == 2  # a mistake, no fault of the disk
 
 
 def test_killed_before_anything_was_written_it_starts(whole, tmp_path):
@@ -196,7 +220,7 @@ def test_another_model_with_the_same_weights_is_refused(whole, tmp_path, monkeyp
 
     monkeypatch.setattr(EmbeddedEngine, "load", other)
     if key == "revision":
-        monkeypatch.setattr(command, "revision", lambda: "another")
+        monkeypatch.setattr(exam, "revision", lambda: "another")
     with pytest.raises(ContraposeError, match=rf"was begun with {key} = "):
         run(folder, resume=True)
 
@@ -205,7 +229,32 @@ def test_where_a_model_lies_is_no_part_of_it(whole, tmp_path):
     (tmp_path / "copy").symlink_to(BASE_MODEL)
     engines = [EmbeddedEngine.load(str(path)) for path in (BASE_MODEL, tmp_path / "copy")]
     assert engines[0].model.config.name_or_path != engines[1].model.config.name_or_path
-    assert command._fingerprints(engines[0]) == command._fingerprints(engines[1])
+    assert fingerprints(engines[0]) == fingerprints(engines[1])
+
+
+def test_what_saving_notes_in_its_config_is_no_part_of_a_model():
+    engine = EmbeddedEngine.load(str(BASE_MODEL))
+    before = fingerprints(engine)
+    engine.model.config.architectures = None  # as in many a file; save_pretrained then adds it
+    assert fingerprints(engine) == before
+
+
+def test_a_flipped_bit_in_a_weight_makes_another_model():
+    engine = EmbeddedEngine.load(str(BASE_MODEL))
+    before = fingerprints(engine)["weights"]
+    weight = next(engine.model.parameters()).data
+    weight.view(torch.int32).view(-1)[3] ^= 1
+    assert fingerprints(engine)["weights"] != before
+
+
+def test_an_evaluation_is_known_by_all_its_settings(whole, tmp_path):
+    settings = json.loads((whole / "settings.json").read_text())
+    assert begun_with(whole, settings)
+    assert not begun_with(whole, {**settings, "weights": "0" * 64})
+    assert not begun_with(whole, {**settings, "more": 1})
+    assert not begun_with(tmp_path, settings)
+    (tmp_path / "settings.json").write_text("{")
+    assert not begun_with(tmp_path, settings)
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,14 +1,16 @@
 """Run logs: rows come back as they were, whatever they hold, and a file goes back to where a checkpoint stood."""
 
+import errno
 import json
 import math
 from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from contrapose.report.log import JsonLines
+from contrapose.report.log import JsonLines, WriteFailed, read_rows, write_json
 from contrapose.types import ContraposeError
 
 
@@ -152,3 +154,51 @@ def test_any_rows_come_back_and_any_cut_keeps_the_first(path, rows, keep):
         assert rows_of(path) == rows
         lines.cut(sizes[min(keep, len(rows))])
         assert rows_of(path) == rows[:keep]
+
+
+class Full:
+    """A file on a disk that fills up in the middle of a row; what it takes at once is little."""
+
+    def __init__(self, file, room):
+        self._file, self._room = file, room
+
+    def write(self, data):
+        if self._room == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = self._file.write(data[: min(self._room, 7)])
+        self._room -= taken
+        return taken
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+def test_a_row_is_written_whole_or_not_at_all(path):
+    with closing(JsonLines(path)) as lines:
+        lines.append({"step": 1})
+        lines._file = Full(lines._file, 20)
+        lines.append({"step": 2})
+        with pytest.raises(WriteFailed, match=r"log\.jsonl: cannot be written: No space left on device \([\d,]+ bytes"):
+            lines.append({"step": 3})
+        lines._file._room = 100
+        lines.append({"step": 4})
+    assert read_rows(path) == [{"step": 1}, {"step": 2}, {"step": 4}]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no disk that is always full")
+def test_a_full_disk_is_one_line_and_an_exit_code():
+    with closing(JsonLines(Path("/dev/full"))) as lines, pytest.raises(WriteFailed, match="No space left") as error:
+        lines.append({})
+    assert error.value.exit_code == 74
+
+
+def test_a_file_that_cannot_be_replaced_is_as_it_was(tmp_path, monkeypatch):
+    write_json(tmp_path / "a.json", {"old": True})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("contrapose.report.log.sync", full)
+    with pytest.raises(WriteFailed, match=r"a\.json: cannot be written"):
+        write_json(tmp_path / "a.json", {"new": True})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"old": True}

@@ -47,7 +47,7 @@ class Answered:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of ``evaluate``; every ``Estimate`` has a 95 % interval over problems.
+    """The result of ``summary``; every ``Estimate`` has a 95 % interval over problems.
 
     ``accuracy`` is avg@samples; ``pass_at`` has pass@k for k = 1, 2, 4 ... samples; ``majority`` is maj@samples.
     Lengths are mean tokens, of all, right and wrong answers (None where there are none). Shares of answers:
@@ -78,20 +78,6 @@ class Evaluation:
         return {**asdict(self), **estimates, "pass_at": {k: e._asdict() for k, e in self.pass_at.items()}}
 
 
-def evaluate(
-    engine: RolloutEngine,
-    verifier: Verifier,
-    prompts: Sequence[Prompt],
-    *,
-    samples: int,
-    sampling: Sampling,
-    seed: int = 0,
-    each: Callable[[Group], None] = lambda group: None,
-) -> Evaluation:
-    """Draw ``samples`` answers to every prompt. ``each`` sees every finished group (progress, records)."""
-    return summary(answers(engine, verifier, prompts, samples, sampling, seed, each), sampling)
-
-
 def answers(
     engine: RolloutEngine,
     verifier: Verifier,
@@ -101,7 +87,7 @@ def answers(
     seed: int,
     each: Callable[[Group], None],
 ) -> list[Answered]:
-    """What became of every prompt, in their order."""
+    """What became of every prompt, in their order. ``each`` sees every finished group (progress, records)."""
     answered: dict[str, Answered] = {}
     for group in verifier.groups(engine.generate(prompts, samples, seed, sampling), samples):
         answered[group.prompt.id] = Answered.of(group, verifier)

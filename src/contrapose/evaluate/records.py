@@ -6,18 +6,17 @@ import json
 import os
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from contrapose.evaluate.evaluate import Answer, Answered
-from contrapose.report.log import JsonLines, write_json
+from contrapose.report.log import JsonLines, WriteFailed, make_folder, on_disk, write_json
 from contrapose.types import ContraposeError, Group, Prompt, Status
 
 SETTINGS, ROWS, RESULT = "settings.json", "rollouts.jsonl", "eval.json"
-GO_ON = ": free space, then go on with --resume"
 
 
 class Kept(NamedTuple):
@@ -70,14 +69,15 @@ class Records:
 
     def write(self, data: str, group: Group, found: Answered) -> None:
         """Add the row of the next problem."""
-        with _on_disk(self.folder, GO_ON):
+        with _goes_on():
             self._lines.append(_row(data, group, found))
         self._size = self._lines.size()
 
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the result."""
-        with _on_disk(self.folder, GO_ON):
+        with _goes_on():
             self._lines.cut(self._size)
+            self._lines.flush()
             write_json(self.folder / RESULT, rows)
 
 
@@ -90,26 +90,30 @@ def recording(folder: Path, settings: Mapping[str, Any], *, resume: bool) -> Ite
     """
     _check(folder, settings, resume)
     make(folder)
-    with _on_disk(folder):
-        lines = JsonLines(folder / ROWS)
+    lines = JsonLines(folder / ROWS)
     try:
         lines.claim()
         _check(folder, settings, resume)  # another process may just have been here
         if not _held(folder):
-            with _on_disk(folder):
+            with _goes_on():
                 write_json(folder / SETTINGS, settings)
         yield Records(folder, lines)
     finally:
-        with suppress(OSError):  # every row was flushed; what a full disk refused is told already
-            lines.close()
+        lines.close()
 
 
 def make(folder: Path) -> None:
-    """Make ``folder``, so that nothing is asked in vain. Raises ContraposeError where nothing can be written there."""
-    with _on_disk(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(None, "no permission")
+    """Make ``folder``, so that nothing is asked in vain. Raises ContraposeError where none can be made or written to,
+    WriteFailed where the disk refuses."""
+    with on_disk(folder):
+        try:
+            make_folder(folder)
+            if not folder.is_dir():
+                raise NotADirectoryError(None, "it is a file")
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(None, "no permission")
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise ContraposeError(f"--out: {folder} cannot be written: {error.strerror}") from None
 
 
 def refuse_used(folder: Path) -> None:
@@ -118,6 +122,14 @@ def refuse_used(folder: Path) -> None:
         raise ContraposeError(
             f"--out: {folder} already holds an evaluation ({held[0]}): choose another, or go on with --resume"
         )
+
+
+def begun_with(folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether ``folder`` holds an evaluation that was begun with these very settings."""
+    try:
+        return not any(differences(_settings(folder), _as_read(settings)))
+    except ContraposeError:
+        return False
 
 
 def read(folder: Path) -> tuple[dict[str, Any], list[Kept]]:
@@ -168,18 +180,25 @@ def _check(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
 
 
 def _held(folder: Path) -> list[str]:
-    """What ``folder`` holds already. A process that was killed at once leaves a file without rows, and nothing else."""
+    """What ``folder`` holds already. A process that was killed at once leaves a file without rows, and no settings."""
     held = [name for name in (SETTINGS, ROWS, RESULT) if (folder / name).exists()]
-    at_once = held == [ROWS] and not (folder / ROWS).stat().st_size and len(os.listdir(folder)) == 1
-    return [] if at_once else held
+    if held == [ROWS] and not (folder / ROWS).stat().st_size and set(os.listdir(folder)) <= {ROWS, f".{SETTINGS}.part"}:
+        return []
+    return held
 
 
 def _check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    for key, before, now in differences(_settings(folder), json.loads(json.dumps(settings))):
+    for key, before, now in differences(_settings(folder), _as_read(settings)):
         raise ContraposeError(
             f"--resume: {folder} was begun with {key} = {json.dumps(before)}, and now it is {json.dumps(now)}: give "
             "what it was begun with, or another --out"
         )
+
+
+def _as_read(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as they come back from a file."""
+    read: dict[str, Any] = json.loads(json.dumps(settings))
+    return read
 
 
 class _Part(BaseModel):
@@ -254,11 +273,12 @@ def _readable(path: Path, where: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def _on_disk(folder: Path, mend: str = "") -> Iterator[None]:
+def _goes_on() -> Iterator[None]:
+    """Add the mend to what the disk refused."""
     try:
         yield
-    except OSError as error:
-        raise ContraposeError(f"--out: {folder} cannot be written: {error.strerror}{mend}") from None
+    except WriteFailed as error:
+        raise WriteFailed(f"{error}: free space, then go on with --resume") from None
 
 
 def _row(data: str, group: Group, found: Answered) -> dict[str, Any]:
