@@ -6,8 +6,8 @@ from contrapose.rollout.sampler import Sampling
 from contrapose.types import Group, Prompt, Rollout, Sampled, Verdict
 
 
-def rollout(text: str = "", tokens: Sequence[int] = (5, 6, 1), finished: str = "stop") -> Rollout:
-    return Rollout(tuple(tokens), (1,) * len(tokens), (-1.0,) * len(tokens), text, finished)
+def rollout(text: str = "", tokens: Sequence[int] = (5, 6, 1), finished: str = "stop", version: int = 0) -> Rollout:
+    return Rollout(tuple(tokens), (1,) * len(tokens), (-1.0,) * len(tokens), text, finished, version)
 
 
 def verdict(correct: bool, reward: float | None = None, status: str = "") -> Verdict:
@@ -41,9 +41,10 @@ class ScriptedEngine:
     def __init__(self, answers: Callable[[Prompt, int], int]) -> None:
         self.answers = answers
         self.rounds: list[list[str]] = []
+        self.version = 0
 
-    def sync(self, model: object) -> None:
-        pass
+    def sync(self, model: object, version: int = 0) -> None:
+        self.version = version
 
     def generate(
         self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling, cancelled: Collection[str] = ()
@@ -52,4 +53,4 @@ class ScriptedEngine:
         for prompt in reversed(prompts):
             right = self.answers(prompt, len(self.rounds) - 1)
             texts = [rf"\boxed{{{prompt.answer}}}"] * right + [r"\boxed{-1}"] * (k - right)
-            yield at_once(prompt, [rollout(text) for text in texts])
+            yield at_once(prompt, [rollout(text, version=self.version) for text in texts])

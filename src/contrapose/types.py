@@ -27,6 +27,9 @@ FAULTS = ("too_long", "timeout", "memory", "crashed")
 """Statuses that an answer brought about by what it costs to grade, not by its value. They are worth a wrong answer,
 so that nobody escapes being a negative by writing hostile text; a group that holds one is not mastered."""
 
+UNVERSIONED = -1
+"""The version of rollouts whose weights nobody counted: they can be looked at, but not trained on."""
+
 SAME_REWARD = 1e-6
 """Rewards closer than this are ties: rounding noise must not become an advantage, or a fate."""
 
@@ -81,6 +84,7 @@ class Rollout:
 
     ``logp`` holds the engine's log-probs; the trainer recomputes its own. ``finished`` is ``"stop"`` after an
     EOS, ``"length"`` when the response limit cut it off, and ``"cancelled"`` when nobody waited for its end.
+    ``version`` says which weights it was sampled from: the optimizer steps that they had seen.
     """
 
     tokens: tuple[int, ...]
@@ -88,6 +92,7 @@ class Rollout:
     logp: tuple[float, ...]
     text: str
     finished: Literal["stop", "length", "cancelled"]
+    version: int = UNVERSIONED
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,28 @@ def test_how_far_the_controller_can_go_in_a_run(rollouts, steps, lowest, highest
         assert now.kl_coef == pytest.approx(expected, abs=5e-4)
 
 
+@pytest.mark.parametrize("kl", [math.nan, math.inf, -math.inf])
+def test_a_kl_that_is_not_finite_leaves_the_coefficient(kl):
+    now = Now(kl_coef=0.001)
+    assert KLOld().adapt(now, {"token_mean": kl}, rollouts=256) == now
+
+
+@pytest.mark.parametrize(
+    ("start", "kl", "end"),
+    [(0.001, 0.0, 1e-6), (0.001, 9.0, 1e3), (0.0, 9.0, 0.0), (1e-9, 0.0, 1e-9), (1e-9, 9.0, 1e3), (5e3, 9.0, 5e3)],
+)
+def test_the_controller_stays_within_bounds_and_moves_nothing_into_them(start, kl, end):
+    """However long it goes one way; a coefficient that somebody set beyond a bound goes no further out."""
+    now = Now(kl_coef=start)
+    for _ in range(2000):
+        now = KLOld(horizon=100.0).adapt(now, {"token_mean": kl}, rollouts=64)
+    assert now.kl_coef == pytest.approx(end, rel=1e-12)
+
+
+def test_a_step_of_more_rollouts_than_the_horizon_can_bear_keeps_the_coefficients_sign():
+    assert KLOld(horizon=10.0).adapt(Now(kl_coef=0.5), {"token_mean": 0.0}, rollouts=1000).kl_coef == 1e-6
+
+
 @pytest.mark.parametrize("trust", [KLReference(0.04), KLHinge()])
 def test_only_the_penalty_of_rence_adapts(trust):
     now = Now(kl_coef=0.04)

@@ -6,7 +6,7 @@ import torch
 from contrapose.policy.logprobs import LogProbs, Row
 from contrapose.rollout.decode import EmbeddedEngine, decode
 from contrapose.rollout.sampler import Sampling
-from contrapose.types import ContraposeError, Prompt
+from contrapose.types import UNVERSIONED, ContraposeError, Prompt
 from models import PLAIN, tiny, tokenizer
 from train_scripted import by_prompt
 
@@ -248,6 +248,19 @@ def test_the_weights_are_those_of_now():
     assert synced == rollouts(other) != rollouts(model)
     model.load_state_dict(other.state_dict())
     assert rollouts(model) == synced
+
+
+def test_rollouts_carry_the_version_of_the_weights():
+    engine = EmbeddedEngine(tiny("qwen3"), tokenizer(), EOS)
+
+    def versions():
+        return {r.version for group in by_prompt(engine.generate(PROMPTS, 2, 0, SAMPLING)).values() for r in group}
+
+    assert versions() == {UNVERSIONED}
+    engine.sync(engine.model, 7)
+    assert versions() == {7}
+    engine.sync(engine.model)  # to look at, not to train on
+    assert versions() == {UNVERSIONED}
 
 
 def test_room_after_the_longest_prompt():

@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from contrapose.prompts.pool import PromptPool, Thresholds
+from contrapose.rollout.engine import StaleEngine
 from contrapose.rollout.sampler import Sampling
 from contrapose.train.collect import collect
 from contrapose.train.measure import step_row, verifier_alarm
 from contrapose.train.record import ledger_rows
-from contrapose.types import PoolExhausted, Prompt, Stopped
+from contrapose.types import UNVERSIONED, PoolExhausted, Prompt, Stopped
 from contrapose.verify.grading import Grading
 from contrapose.verify.processes import Limits
 from contrapose.verify.verifier import Verifier
@@ -21,8 +22,8 @@ def prompts(count: int) -> list[Prompt]:
 
 
 def gather(pool, engine, **kw):
-    settings = {"wanted": 4, "k": 8, "seed": 0, "sampling": Sampling(), "refill": True, "max_rounds": 9, **kw}
-    return collect(pool, engine, Verifier("format"), **settings)
+    settings = {"wanted": 4, "k": 8, "seed": 0, "version": 0, "sampling": Sampling(), "refill": True, "max_rounds": 9}
+    return collect(pool, engine, Verifier("format"), **{**settings, **kw})
 
 
 def by_index(table):
@@ -54,7 +55,7 @@ def test_hostile_answers_are_wrong_ones_and_cost_their_neighbours_nothing():
                 yield at_once(prompt, [rollout(text) for text in texts])
 
     verifier = Verifier("format", grading=Grading("grader_functions:act", "text"), limits=Limits(seconds=0.3))
-    settings = {"wanted": 4, "k": 8, "seed": 0, "sampling": Sampling(), "refill": False, "max_rounds": 1}
+    settings = {"wanted": 4, "k": 8, "seed": 0, "version": 0, "sampling": Sampling(), "refill": False, "max_rounds": 1}
     drawn = collect(PromptPool(prompts(4), Thresholds()), Hostile(lambda *_: 0), verifier, **settings)
     fates = {group.prompt.id: fate for group, fate, _ in drawn.judged}
     assert fates == {"p0": "mastered", "p1": "too_easy", "p2": "too_easy", "p3": "mastered"}
@@ -151,6 +152,34 @@ def test_a_stop_is_answered_between_groups():
 
     with pytest.raises(Stopped):
         gather(PromptPool(prompts(20), Thresholds()), by_index([2]), each=stop)
+
+
+@pytest.mark.parametrize(
+    ("stamped", "said"), [(6, "version 6"), (8, "version 8"), (UNVERSIONED, "no version")], ids=["old", "new", "none"]
+)
+def test_rollouts_of_other_weights_are_refused_before_one_is_judged(stamped, said):
+    """The engine missed a sync, is ahead, or never heard of versions; the step never happened."""
+    engine, pool = by_index([2]), PromptPool(prompts(50), Thresholds())
+    before, finished = pool.state_dict(), []
+    engine.sync(None, stamped)
+    with pytest.raises(StaleEngine) as error:
+        gather(pool, engine, version=7, each=lambda: finished.append(1))
+    assert f"of {said}, the policy is at version 7" in str(error.value)
+    assert f"rollout 0 of {engine.rounds[0][-1]!r}" in str(error.value)
+    assert error.value.exit_code == 69
+    assert (finished, pool.state_dict()) == ([], before)
+    engine.sync(None, 7)
+    assert len(gather(pool, engine, version=7).accepted) == 4
+
+
+def test_one_stale_rollout_among_fresh_ones_is_found():
+    class Mixed(ScriptedEngine):
+        def generate(self, prompts, k, seed, sampling, cancelled=()):
+            for step in super().generate(prompts, k, seed, sampling):
+                yield [*step[:5], replace(step[5], rollout=rollout("", version=3)), *step[6:]]
+
+    with pytest.raises(StaleEngine, match=r"rollout 5 of .* version 3, the policy is at version 0"):
+        gather(PromptPool(prompts(50), Thresholds()), Mixed(lambda *_: 2))
 
 
 def steps(pool, engine, count, each=lambda: None):

@@ -12,8 +12,8 @@ from contrapose.objectives.plan import Plan
 from contrapose.objectives.zoo import ZOO, objective
 from contrapose.policy.logprobs import LogProbs, Row
 from contrapose.train.collate import Minibatch, collate, micro_batches
-from contrapose.train.update import NumericalStop, accumulate, update
-from contrapose.types import Batch, Group, Prompt, Rollout, Verdict
+from contrapose.train.update import accumulate
+from contrapose.types import Group, Prompt, Rollout, Verdict
 from models import tiny
 
 OBJECTIVES = {
@@ -125,9 +125,9 @@ def whole_of(name: str) -> tuple[torch.Tensor, float]:
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-@pytest.mark.parametrize("micro", [1, 3, 8, 32])
+@pytest.mark.parametrize("micro", [1, 5, 32])
 def test_any_micro_batch_split_gives_the_same_gradient(name, micro):
-    """Micro-batches of 1, 3, 8 rollouts and the whole, shuffled across groups, theta away from theta_old."""
+    """Micro-batches of 1 rollout, of 5 and 2 left over, of all; shuffled across groups, theta away from theta_old."""
     built = built_as(name)
     model, batch = tiny_model(), minibatch()
     expected, J = whole_of(name)
@@ -209,22 +209,6 @@ def test_masked_truncated_rollouts_get_no_credit():
     plan = built.plan(batch.batch)
     pushed = accumulate(logprobs, built, batch, plan, built.start(), [list(range(32))], fresh=True)
     assert pushed.credit_QKT[:, 0].abs().max() == 0
-
-
-def test_a_gradient_that_is_not_finite_leaves_the_weights_alone():
-    model = tiny_model()
-    logprobs = LogProbs(model)
-    batch, _ = collate(groups(), logprobs, max_tokens=64)
-    old = batch.batch.old_logp_QKT.clone()
-    old[2, 0, 0] = float("nan")
-    broken = Minibatch(batch.groups, batch.rows, Batch(old, *[getattr(batch.batch, f) for f in (
-        "mask_QKT", "reward_QK", "correct_QK", "present_QK")]))  # fmt: skip
-    before = [p.clone() for p in model.parameters()]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
-    with pytest.raises(NumericalStop, match="gradient"):
-        built = objective("rence")
-        update(logprobs, optimizer, built, broken, built.start(), fresh=False, max_tokens=64, clip=1.0)
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_micro_batches_hold_every_row_once_within_the_budget():

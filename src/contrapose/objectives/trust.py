@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, cast
@@ -15,6 +16,9 @@ from contrapose.types import Now
 
 KLAggregate = Literal["token_mean", "sequence_sum", "sequence"]
 MAX_SEQUENCE_LOG_RATIO = 10.0
+
+COEF_BOUNDS = (1e-6, 1e3)
+"""How far a controller alone takes a coefficient: below it no trust region is left, above it nothing else."""
 
 
 class Trust(Protocol):
@@ -94,9 +98,17 @@ class KLOld:
         return now.kl_coef * kl_old(logp_QKT, plan, self.aggregate)
 
     def adapt(self, now: Now, kl: Mapping[KLAggregate, float], rollouts: int) -> Now:
-        """The next lambda, from this step's KL under each aggregate; call it only when theta had left pi_old."""
+        """The next lambda, from this step's KL under each aggregate; call it only when theta had left pi_old.
+
+        A KL that is not finite says nothing, and leaves lambda. It stays within ``COEF_BOUNDS``; where somebody set it
+        beyond (0: no trust region), it goes no further out.
+        """
+        if not math.isfinite(kl[self.aggregate]):
+            return now
         error = min(max(kl[self.aggregate] / self.target - 1, -0.2), 0.2)
-        return replace(now, kl_coef=now.kl_coef * (1 + error * rollouts / self.horizon))
+        coef = now.kl_coef * (1 + error * rollouts / self.horizon)
+        low, high = min(COEF_BOUNDS[0], now.kl_coef), max(COEF_BOUNDS[1], now.kl_coef)
+        return replace(now, kl_coef=min(max(coef, low), high))
 
 
 class Unadapted:

@@ -9,6 +9,7 @@ STEP = {
     "rest, which is too high",
     "drawn_groups": "groups rolled out in this step",
     "accepted_groups": "groups trained on in this step",
+    "mixed_groups": "share of the groups drawn in this step whose rewards differ",
     "rounds": "draws it took to fill the batch",
     "mastered_prompts": "prompts removed for good so far",
     "generated_tokens": "response tokens of all rollouts drawn: kept + surplus + filtered",
@@ -27,6 +28,8 @@ STEP = {
     "verifier_faults": "share of all finished rollouts that could not be graded within limits (too_long, timeout, "
     "memory, crashed): worth a wrong answer",
     "verdicts": "how many finished rollouts had each verdict status",
+    "engine_drift": "mean gap between the engine's and the trainer's log-probs of the tokens trained on, before the "
+    "first update, nats",
     "alarms": "what a person should look at, a line each",
     "entropy": "mean entropy of pi_old on the response tokens trained on, nats",
     "kl": "KL(pi_old || pi_theta) seen by the last update, k3, mean over its tokens, nats",
@@ -43,6 +46,7 @@ STEP = {
     "pull": "total credit above 0, mean over updates",
     "push": "total credit below 0, as a positive number, mean over updates",
     "grad_norm": "norm of the gradient before clipping, mean over updates",
+    "skipped_updates": "optimizer steps that were not taken, because something was not finite (see faults/)",
     "seconds_verify": "seconds of grading, summed over all rollouts drawn, in processes beside the sampling",
     "seconds_rollout": "wall seconds spent sampling and verifying",
     "seconds_update": "wall seconds spent on old log-probs and updates",
@@ -69,6 +73,8 @@ UPDATE = {
     "logp_negative_after": "logp_negative after the update, nats",
     "log_ratio_positive": "mean log-ratio to pi_old of whole right rollouts before the update, nats",
     "log_ratio_negative": "the same of wrong ones, nats",
+    "log_ratio_99": "|log pi_theta - log pi_old| of a token before the update, 99 % quantile, nats",
+    "log_ratio_max": "the largest of them, nats",
     "p_positive_10": "P_i+ (ConSPO Eq. 11) at the contrast's temperature, 10 % quantile; null if scores do not compete",
     "p_positive_50": "its median",
     "p_positive_90": "its 90 % quantile",
@@ -78,6 +84,7 @@ UPDATE = {
     "pull": "total credit above 0",
     "push": "total credit below 0, as a positive number",
     "grad_norm": "norm of the gradient before clipping",
+    "skipped": "why the update was not taken (all else is then null), or null",
 }
 """One entry an optimizer step, in the list ``updates`` of its row."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer
 from contrapose.rollout.sampler import Sampling, sample, seed_of
-from contrapose.types import ContraposeError, Prompt, Rollout, Sampled
+from contrapose.types import UNVERSIONED, ContraposeError, Prompt, Rollout, Sampled
 
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
@@ -39,6 +39,7 @@ class EmbeddedEngine:
         self.tokenizer = tokenizer
         self.eos = eos
         self.max_rows = max_rows
+        self.version = UNVERSIONED
         self._cache_tokens = int(cache_gib * 2**30 / _cache_bytes_per_token(model))
 
     @classmethod
@@ -48,13 +49,23 @@ class EmbeddedEngine:
         return cls(model, tokenizer, eos_ids(model, tokenizer))
 
     def room_after(self, prompts: Iterable[Prompt]) -> int | None:
-        """How many tokens the model's context leaves after the longest prompt; None where it has no limit."""
-        limit = context_length(self.model)
+        """How many tokens the model's context leaves after the longest prompt; None where it has no limit.
+
+        Raises ContraposeError for a prompt with a token that the model has not.
+        """
+        prompts, limit, rows = list(prompts), context_length(self.model), self.model.config.get_text_config().vocab_size
+        for prompt in prompts:
+            if max(prompt.tokens) >= rows:
+                token = self.tokenizer.convert_ids_to_tokens(max(prompt.tokens))
+                raise ContraposeError(
+                    f"model.path: the prompt of {prompt.id!r} holds the token {token!r}, and the model has none of its "
+                    f"{rows} tokens for it: give the tokenizer that belongs to it"
+                )
         return None if limit is None else limit - max(len(p.tokens) for p in prompts)
 
-    def sync(self, model: PreTrainedModel) -> None:
+    def sync(self, model: PreTrainedModel, version: int = UNVERSIONED) -> None:
         """Take ``model``; it is decoded in place, so its weights are always the present ones."""
-        self.model = model
+        self.model, self.version = model, version
 
     def side_by_side(self, prompts: Sequence[Prompt], k: int, sampling: Sampling) -> int:
         """How many of ``prompts`` are rolled out together."""
@@ -92,6 +103,7 @@ class EmbeddedEngine:
             logp=tuple(logp),
             text=text if isinstance(text, str) else "".join(text),
             finished="cancelled" if cancelled else "stop" if stopped else "length",
+            version=self.version,
         )
 
 

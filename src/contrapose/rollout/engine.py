@@ -6,10 +6,16 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from contrapose.rollout.sampler import Sampling
-from contrapose.types import Prompt, Sampled
+from contrapose.types import UNVERSIONED, ContraposeError, Prompt, Sampled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class StaleEngine(ContraposeError):
+    """An engine samples from other weights than those it was told to take."""
+
+    exit_code = 69
 
 
 class RolloutEngine(Protocol):
@@ -20,8 +26,12 @@ class RolloutEngine(Protocol):
     sampled side by side.
     """
 
-    def sync(self, model: PreTrainedModel) -> None:
-        """Sample from ``model``'s present weights from now on (pi_old <- pi_theta)."""
+    def sync(self, model: PreTrainedModel, version: int = UNVERSIONED) -> None:
+        """Sample from ``model``'s present weights from now on (pi_old <- pi_theta).
+
+        ``version`` is how many optimizer steps they have seen. Every rollout is stamped with that of the weights it was
+        really sampled from; training takes no rollout of another version than the policy's.
+        """
         ...
 
     def generate(

@@ -76,6 +76,13 @@ def logp_of(minibatch: Minibatch, logprobs: LogProbs, max_tokens: int) -> Tensor
     return no_grad_pass(logprobs, minibatch.rows, shape_QKT[2], micro)[0].view(shape_QKT)
 
 
+def dense(values: Sequence[Sequence[float]], like_NT: Tensor) -> Tensor:
+    """Ragged rows as a tensor of the shape and type of ``like_NT``, zero beyond each."""
+    length = like_NT.shape[1]
+    padded = [[*v, *[0] * (length - len(v))] for v in values]
+    return torch.tensor(padded, dtype=like_NT.dtype, device=like_NT.device)
+
+
 def collate(
     groups: Sequence[Group],
     logprobs: LogProbs,
@@ -98,12 +105,9 @@ def collate(
     micro = micro_batches(rows, max_tokens)
     old_NT, entropy_NT = no_grad_pass(logprobs, rows, length, micro, entropy=True)
 
-    def dense(values: Sequence[Sequence[float]]) -> Tensor:
-        return torch.tensor([[*v, *[0] * (length - len(v))] for v in values]).to(old_NT)
-
-    mask_NT = dense([r.mask for r in rollouts])
+    mask_NT = dense([r.mask for r in rollouts], old_NT)
     entropy = float((entropy_NT * mask_NT).sum() / mask_NT.sum().clamp(min=1))
-    weight_NT = (old_NT - dense([r.logp for r in rollouts])).exp().clamp(max=is_cap) if is_cap > 0 else None
+    weight_NT = (old_NT - dense([r.logp for r in rollouts], old_NT)).exp().clamp(max=is_cap) if is_cap > 0 else None
     if mask_truncated:
         stopped = torch.tensor([r.finished == "stop" for r in rollouts]).to(mask_NT)
         mask_NT = mask_NT * stopped.unsqueeze(1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from contrapose.prompts.pool import PromptPool
-from contrapose.rollout.engine import RolloutEngine
+from contrapose.rollout.engine import RolloutEngine, StaleEngine
 from contrapose.rollout.sampler import Sampling, seed_of
-from contrapose.types import Fate, Group, PoolExhausted, Prompt, Verdict
+from contrapose.types import UNVERSIONED, Fate, Group, PoolExhausted, Prompt, Sampled, Verdict
 from contrapose.verify.verifier import Verifier
 
 
@@ -51,6 +51,7 @@ def collect(
     wanted: int,
     k: int,
     seed: int,
+    version: int,
     sampling: Sampling,
     refill: bool,
     max_rounds: int,
@@ -61,7 +62,8 @@ def collect(
 
     Each round draws what is still needed at the recent rate of acceptance, at most twice the batch. With ``early_stop``
     the rest of a group is cancelled once what has finished decides that it will not be trained on. ``each`` is
-    called after every finished group and may raise Stopped. Raises PoolExhausted after ``max_rounds`` rounds.
+    called after every finished group and may raise Stopped. Raises PoolExhausted after ``max_rounds`` rounds, and
+    StaleEngine, before it is judged, at a rollout that was not sampled from the weights of ``version``.
     """
     out = Collected(wanted)
     cancelled: set[str] = set()
@@ -83,7 +85,7 @@ def collect(
             cancelled.clear()
             found: dict[str, Group] = {}
             sampled = engine.generate(prompts, k, seed_of(seed, out.rounds), sampling, cancelled)
-            for group in verifier.groups(sampled, k, watch if early_stop else None):
+            for group in verifier.groups(_only(version, sampled), k, watch if early_stop else None):
                 found[group.prompt.id] = group
                 each()
             fates = [pool.judge(found[p.id]) for p in prompts]  # in the order of drawing, not of finishing
@@ -93,3 +95,17 @@ def collect(
             out.rounds += 1
         pool.put_back(group.prompt for group in out.surplus)
     return out
+
+
+def _only(version: int, steps: Iterable[Sequence[Sampled]]) -> Iterator[Sequence[Sampled]]:
+    """What was sampled, as long as it is of ``version``."""
+    for step in steps:
+        for prompt, index, rollout in ((s.prompt, s.index, s.rollout) for s in step):
+            if rollout.version != version:
+                stamp = "no version" if rollout.version == UNVERSIONED else f"version {rollout.version}"
+                raise StaleEngine(
+                    f"rollout {index} of {prompt.id!r} was sampled from weights of {stamp}, the policy is at version "
+                    f"{version} (optimizer steps): the engine missed a sync; nothing was learned from it, go on with "
+                    "--resume"
+                )
+        yield step

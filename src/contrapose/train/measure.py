@@ -25,15 +25,20 @@ from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.objectives.score import log_ratio
 from contrapose.objectives.trust import KLAggregate, kl_old
+from contrapose.report.metrics import UPDATE
 from contrapose.train.collect import Collected
+from contrapose.train.guards import Fault
 from contrapose.train.update import Pushed
-from contrapose.types import FAULTS, Group, Now, Verdict
+from contrapose.types import FAULTS, SAME_REWARD, Group, Now, Verdict
 
 OVER_UPDATES = (
     *("margin", "margin_share", "effective_negatives", "score_gap", "logp_positive", "logp_negative"),
     *("score_gap_after", "likelihood_auc", "likelihood_auc_after", "pull", "push", "grad_norm"),
 )
 """What a step's row repeats of its updates, as a mean."""
+
+KL_KEYS: dict[KLAggregate, str] = {"token_mean": "kl", "sequence_sum": "kl_sequence_sum", "sequence": "kl_sequence"}
+"""The KL of an update under each normaliser."""
 
 
 @torch.no_grad()
@@ -48,22 +53,29 @@ def update_row(
     objective: Objective, plan: Plan, pushed: Pushed, now: Now, kl: dict[KLAggregate, float], norm: float
 ) -> dict[str, Any]:
     """One entry of ``updates``."""
-    moved_QK, side_QK = log_ratio(plan.masked(pushed.logp_QKT), plan).sum(-1), partition(plan.batch, "correct")
+    moved_QKT, side_QK = log_ratio(plan.masked(pushed.logp_QKT), plan), partition(plan.batch, "correct")
+    moved_QK, far_M = moved_QKT.sum(-1), moved_QKT[~plan.hidden_QKT].abs()
     score_QK = objective.scores(pushed.logp_QKT, plan)
     return {
         "J": pushed.J,
-        "kl": kl["token_mean"],
-        "kl_sequence_sum": kl["sequence_sum"],
-        "kl_sequence": kl["sequence"],
+        **{KL_KEYS[how]: value for how, value in kl.items()},
         "kl_coef": now.kl_coef,
         **_likelihoods(score_QK, plan, pushed.logp_QKT),
         "log_ratio_positive": _mean(moved_QK[side_QK > 0]),
         "log_ratio_negative": _mean(moved_QK[side_QK < 0]),
+        "log_ratio_99": float(far_M.kthvalue(max(1, round(0.99 * len(far_M)))).values) if len(far_M) else None,
+        "log_ratio_max": float(far_M.max()) if len(far_M) else None,
         **_contrast(objective, plan, score_QK, now),
         "pull": float(pushed.credit_QKT.clamp(min=0).sum()),
         "push": -float(pushed.credit_QKT.clamp(max=0).sum()),
         "grad_norm": norm,
+        "skipped": None,
     }
+
+
+def skipped_row(fault: Fault) -> dict[str, Any]:
+    """The entry of ``updates`` for one that was not taken."""
+    return {**dict.fromkeys(UPDATE), "skipped": str(fault)}
 
 
 @torch.no_grad()
@@ -114,8 +126,10 @@ def step_row(
     rollouts = [r for g in groups for r in g.rollouts]
     verdicts = [v for g in groups for v in g.verdicts]
 
+    taken = [u for u in updates if u["skipped"] is None]
+
     def over_updates(key: str) -> float | None:
-        values = [u[key] for u in updates if u.get(key) is not None]
+        values = [u[key] for u in taken if u.get(key) is not None]
         return fmean(values) if values else None
 
     return {
@@ -124,6 +138,7 @@ def step_row(
         "accuracy": _over_all_drawn(groups, lambda v: v.correct),
         "drawn_groups": len(drawn.judged),
         "accepted_groups": len(drawn.accepted),
+        "mixed_groups": fmean(_is_mixed(group) for group in groups),
         "rounds": drawn.rounds,
         "mastered_prompts": mastered,
         **token_ledger(drawn),
@@ -135,10 +150,16 @@ def step_row(
         "seconds_verify": sum(v.seconds for v in verdicts),
         "verdicts": dict(Counter(v.status for v in verdicts).most_common()),
         "entropy": entropy,
-        "kl": updates[-1]["kl"] if updates else None,
+        "kl": taken[-1]["kl"] if taken else None,
+        "skipped_updates": len(updates) - len(taken),
         **{key: over_updates(key) for key in OVER_UPDATES},
         "updates": list(updates),
     }
+
+
+def _is_mixed(group: Group) -> bool:
+    rewards = [v.reward for v in group.verdicts]
+    return max(rewards) - min(rewards) > SAME_REWARD
 
 
 def _over_all_drawn(groups: Sequence[Group], value: Callable[[Verdict], float]) -> float:

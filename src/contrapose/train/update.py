@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +18,8 @@ from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.policy.logprobs import LogProbs
 from contrapose.train.collate import Minibatch, micro_batches, no_grad_pass
-from contrapose.types import ContraposeError, Now
-
-
-class NumericalStop(ContraposeError):
-    """Something that must be finite is not."""
-
-    exit_code = 5
+from contrapose.train.guards import Fault, check_weights, fault_of, gradient_of
+from contrapose.types import Now
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,16 @@ class Pushed:
     logp_QKT: Tensor
     credit_QKT: Tensor
     J: float
+
+
+class Updated(NamedTuple):
+    """What an update did: with a ``fault`` nothing, but for what it pushed in vain. ``norm`` is the gradient's before
+    clipping."""
+
+    plan: Plan
+    pushed: Pushed
+    norm: float
+    fault: Fault | None
 
 
 def update(
@@ -46,21 +52,25 @@ def update(
     max_tokens: int,
     clip: float,
     generator: torch.Generator | None = None,
-) -> tuple[Plan, Pushed, float]:
-    """Take one step uphill on J. Returns the plan, what was pushed, and the gradient's norm before clipping.
+) -> Updated:
+    """Take one step uphill on J, or none where something is not finite.
 
     ``fresh`` says that theta is still theta_old: the old log-probs are then the scores, and no first pass is
-    needed. Raises NumericalStop, with the weights untouched, when the gradient is not finite.
+    needed. A fault leaves weights and optimizer as they were. Raises NumericalStop at a weight that is not finite.
     """
     plan = objective.plan(minibatch.batch, generator=generator)
     optimizer.zero_grad(set_to_none=True)
     micro = micro_batches(minibatch.rows, max_tokens)
     pushed = accumulate(logprobs, objective, minibatch, plan, now, micro, fresh=fresh)
-    norm = float(torch.nn.utils.clip_grad_norm_(logprobs.model.parameters(), clip))
-    if not norm < float("inf"):
-        raise NumericalStop(f"the gradient's norm is {norm}: lower optim.lr, or look at the last rows of metrics.jsonl")
-    optimizer.step()
-    return plan, pushed, norm
+    norm, fault = gradient_of(logprobs.model)
+    fault = fault_of(minibatch, pushed) or fault
+    if fault:
+        optimizer.zero_grad(set_to_none=True)
+    else:
+        torch.nn.utils.clip_grads_with_norm_(logprobs.model.parameters(), clip, norm)
+        optimizer.step()
+    check_weights(logprobs.model)
+    return Updated(plan, pushed, float(norm), fault)
 
 
 def accumulate(
