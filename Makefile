@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
-.PHONY: demo test lint slow gym peers mutants clean
+.PHONY: demo test soak lint slow gym peers mutants clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/contrapose train
@@ -17,11 +17,14 @@ gym: $(VENV)/installed
 	$(VENV)/bin/pytest tests/verify/test_grading.py -k gym
 
 peers: .venv-trl/installed .venv-verl/installed
-	.venv-trl/bin/pytest -m slow tests/peers/test_trl.py
-	.venv-verl/bin/pytest -m slow tests/peers/test_verl.py
+	.venv-trl/bin/pytest -o addopts= -m slow tests/peers/test_trl.py
+	.venv-verl/bin/pytest -o addopts= -m slow tests/peers/test_verl.py
 
 mutants: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/mutants.py
+
+soak: $(VENV)/installed
+	$(VENV)/bin/pytest -m slow tests/reliability tests/train/test_run.py
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

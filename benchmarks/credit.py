@@ -53,6 +53,7 @@ def built(name: str, T: int) -> contrapose.Objective:
 def optimizer_step(run: Run) -> Callable[[], object]:
     """An update of abacus's size, ready to be taken again and again."""
     config = run.config
+    run.engine.sync(run.model, run.updates)
     drawn = collect(
         run.pool,
         run.engine,
@@ -60,6 +61,7 @@ def optimizer_step(run: Run) -> Callable[[], object]:
         wanted=8,
         k=config.rollout.k,
         seed=seed_of(0, "rollouts"),
+        version=run.updates,
         sampling=run.sampling,
         refill=True,
         max_rounds=config.filter.max_rounds,

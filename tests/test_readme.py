@@ -9,9 +9,15 @@ from typing import get_args
 import torch
 
 import contrapose
+from contrapose.cli.training import STOPPED
+from contrapose.report.log import WriteFailed
+from contrapose.rollout.engine import StaleEngine
 from contrapose.settings import VerifyConfig
-from contrapose.types import Status
+from contrapose.train.guards import MAX_DRIFT, NumericalStop
+from contrapose.types import ContraposeError, PoolExhausted, Status
 from contrapose.verify.conventions import Conventions
+from contrapose.verify.processes import GraderError
+from test_bad_input import TABLE, TYPOS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -59,3 +65,25 @@ def test_the_page_on_evaluation_names_every_status_and_switch_as_it_is():
         assert key in VerifyConfig.model_fields or key in switches or key == "NAME"
     for limit, default in (("cpu_seconds", 2), ("seconds", 5), ("memory_gib", 1)):
         assert f"`verify.{limit}` ({default})" in page and VerifyConfig.model_fields[limit].default == default
+
+
+def test_the_exit_codes_are_those_of_the_code():
+    """Every error that a person can mend has one of them, and none stands there that nothing ends with."""
+    raised = [ContraposeError, PoolExhausted, GraderError, NumericalStop, StaleEngine, WriteFailed]
+    codes = {0, STOPPED, *(error.exit_code for error in raised)}
+    page = (ROOT / "docs" / "reliability.md").read_text().partition("## Exit codes")[2]
+    assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)} == codes
+    line = README.partition("Exit codes:")[2].partition("Whatever")[0]
+    assert {int(code) for code in re.findall(r"\b(\d+)\s+[a-z]", line)} == codes
+    defined = set(re.findall(r"exit_code = (\d+)", "".join(p.read_text() for p in (ROOT / "src").rglob("*.py"))))
+    assert {int(code) for code in defined} | {0, STOPPED} == codes
+
+
+def test_the_page_on_reliability_counts_right():
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    assert f"{len(TABLE)} of them, and {len(TYPOS)} typos" in page
+    tolerances = re.search(r"within (\S+) nats a token on average \((\S+) with bfloat16 weights;", page).groups()
+    assert [float(t) for t in tolerances] == [MAX_DRIFT[torch.float32], MAX_DRIFT[torch.bfloat16]]
+    assert MAX_DRIFT[torch.float64] == MAX_DRIFT[torch.float32]
+    for path in re.findall(r"`(tests/[\w/.]+)`", page):
+        assert (ROOT / path).exists()

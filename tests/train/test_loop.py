@@ -20,6 +20,8 @@ from contrapose.report.metrics import STEP, TIME_FIELDS, UPDATE
 from contrapose.train.loop import train
 from contrapose.train.run import Run
 from contrapose.types import ContraposeError, PoolExhausted
+from contrapose.verify.workers import KILLINGS
+from user import few_sums
 
 SMALL = ["steps=4", "batch.prompts=4", "batch.updates=2", "rollout.k=4", "checkpoint.every=2", "eval.data=''"]
 
@@ -51,16 +53,31 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_abacus():
+    with few_sums():
+        yield
+
+
 @pytest.fixture(scope="module", params=["rence", "conspo", "grpo"])
 def whole(request, tmp_path_factory):
     """A run that was never stopped, and its objective."""
     return trained(tmp_path_factory.mktemp("whole") / request.param, f"objective.name={request.param}"), request.param
 
 
-def test_two_runs_of_a_seed_are_the_same_bytes_and_another_seed_is_not(whole, tmp_path):
+of_rence = pytest.mark.parametrize("whole", ["rence"], indirect=True)
+"""For what no objective has a part in. ReNCE's run has the most to carry on: a KL coefficient that moves."""
+
+
+def test_two_runs_of_a_seed_are_the_same_bytes(whole, tmp_path):
     folder, name = whole
     assert_same_run(folder, trained(tmp_path / "again", f"objective.name={name}"))
-    assert timeless(folder) != timeless(trained(tmp_path / "other", f"objective.name={name}", "seed=1"))
+
+
+@of_rence
+def test_another_seed_is_another_run(whole, tmp_path):
+    folder, _ = whole
+    assert timeless(folder) != timeless(trained(tmp_path / "other", "seed=1"))
 
 
 @pytest.mark.parametrize("groups", [0, 3])
@@ -89,15 +106,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(whole, tmp_path, groups):
     assert_same_run(folder, tmp_path / "cut")
 
 
+@of_rence
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
 def test_killing_workers_changes_no_verdict_and_no_result(whole, tmp_path):
-    """Somebody kills a grader a hundred times a second: the run ends with the bits of one that was left in peace."""
+    """Somebody kills one grader after the other: the run ends with the bits of one that was left in peace."""
     folder, name = whole
     over, killed = threading.Event(), set()
 
     def kill(nursery: Path):
-        while not over.wait(0.01):
-            for pid in set(nursery.read_text().split()) - killed:
+        for _ in range(KILLINGS - 1):  # as many as no answer dies of, however busy the machine is
+            if over.wait(0.03):
+                return
+            for pid in list(set(nursery.read_text().split()) - killed)[:1]:
                 killed.add(pid)
                 with suppress(ProcessLookupError):  # somebody else was faster
                     os.kill(int(pid), signal.SIGKILL)
@@ -133,13 +153,10 @@ def test_an_answer_that_cannot_be_graded_raises_an_alarm(tmp_path, capsys):
     ("grader", "cause"), [("die", "the grader cannot grade"), ("killed", "its workers are killed from outside")]
 )
 def test_a_grader_that_cannot_grade_stops_the_run_before_anything_is_learned(tmp_path, grader, cause):
-    with (
-        started(tmp_path / "run", f"verify.domain='grader_functions:{grader}'") as run,
-        pytest.raises(ContraposeError, match=cause) as error,
-    ):
-        train(run)
+    with pytest.raises(ContraposeError, match=cause) as error:
+        started(tmp_path / "run", f"verify.domain='grader_functions:{grader}'")
     assert error.value.exit_code == 4
-    assert rows(tmp_path / "run" / "metrics.jsonl") == []
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_domain_is_refused_before_the_model_is_loaded(tmp_path):
@@ -170,6 +187,7 @@ def test_an_exhausted_pool_keeps_what_was_learned(tmp_path):
     assert [p.name for p in (tmp_path / "hard" / "checkpoints").iterdir()] == ["step-000000"]
 
 
+@of_rence
 def test_rows_written_after_the_checkpoint_are_cut_on_resume(whole, tmp_path):
     """As after a kill: rows of a step whose checkpoint was never written must not stand twice."""
     folder, name = whole
@@ -222,6 +240,7 @@ def test_a_frozen_reference_is_the_model_as_it_was(settings, tmp_path):
         assert any(not torch.equal(x, start[key]) for key, x in run.model.state_dict().items())
 
 
+@of_rence
 def test_how_often_updates_are_measured_again(whole, tmp_path):
     """Only at every so-manieth step, and without any effect on the training."""
     folder, name = whole
@@ -272,6 +291,7 @@ def test_the_run_folder_holds_what_is_promised(whole):
     assert (folder / "config.toml").read_text().count("[run]") == 1
 
 
+@of_rence
 def test_the_final_model_loads_in_transformers_and_generates(whole):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -283,11 +303,12 @@ def test_the_final_model_loads_in_transformers_and_generates(whole):
     assert len(text) > 4
 
 
-def test_lambda_rests_at_theta_old_and_the_margin_follows_progress(tmp_path):
+@of_rence
+def test_lambda_rests_at_theta_old_and_the_margin_follows_progress(whole, tmp_path):
     """With one update a step KL is 0 by construction, so lambda never moves; ConSPO's margin rises with the steps."""
     one = trained(tmp_path / "one", "batch.updates=1")
     assert {m["kl_coef"] for m in rows(one / "metrics.jsonl")} == {0.001}
-    two = [m["kl_coef"] for m in rows(trained(tmp_path / "two") / "metrics.jsonl")]
+    two = [m["kl_coef"] for m in rows(whole[0] / "metrics.jsonl")]
     assert two == sorted(two, reverse=True)
     assert two[-1] < 0.001  # far below its target, the KL lets lambda fall
     rising = trained(tmp_path / "rising", "objective.name=conspo", "objective.M=0.5", "objective.warmup=1.0")
@@ -301,8 +322,8 @@ def test_lambda_rests_at_theta_old_and_the_margin_follows_progress(tmp_path):
 def test_the_learning_rate_warms_up(tmp_path):
     seen = []
     with started(tmp_path / "warm", "optim.warmup=4", "optim.lr=8e-4") as run:
-        for _ in range(6):
-            run.warm_up()
+        for run.updates in range(6):
+            run.set_rate()
             seen.append(run.optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 8e-4, 8e-4])
 
@@ -313,7 +334,7 @@ def test_evaluation_comes_before_every_so_often_and_after(tmp_path):
     found = json.loads((folder / "eval.json").read_text())
     assert [e["step"] for e in found] == [0, 2, 3]
     for row in found:
-        assert row["problems"] == 400
+        assert row["problems"] == 40
         assert row["accuracy"]["low"] < row["accuracy"]["value"] < row["accuracy"]["high"]
 
 
@@ -335,11 +356,6 @@ def test_fewer_prompts_than_a_batch_are_refused(tmp_path):
         started(
             tmp_path / "none", "model.path=abacus", f"data.path={file}", "data.template=plain", "rollout.max_tokens=9"
         )
-
-
-def test_without_a_checkpoint_there_is_nothing_to_resume(tmp_path):
-    with pytest.raises(ContraposeError, match="no checkpoint"):
-        started(tmp_path / "none", resume=True)
 
 
 def test_a_run_that_goes_on_with_other_data_says_so(tmp_path):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import NoReturn
 
 from contrapose.cli import data, evaluation, info, ledger, training, verification  # noqa: F401  each adds its commands
 from contrapose.cli.app import app, plain, terminal
+from contrapose.report.log import WriteFailed
 from contrapose.types import ContraposeError
 
 
@@ -17,6 +19,12 @@ def main() -> None:
     try:
         app()
     except ContraposeError as error:
-        line = plain(f"error: {error}")
-        terminal(stderr=True).print(line, style="red", markup=False, soft_wrap=True, highlight=False)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
+    except OSError as error:  # what nobody foresaw, but no fault of the program's
+        _end(f"{error.filename}: {error.strerror}" if error.filename else str(error), WriteFailed.exit_code)
+
+
+def _end(line: str, code: int) -> NoReturn:
+    line = plain(f"error: {line}")
+    terminal(stderr=True).print(line, style="red", markup=False, soft_wrap=True, highlight=False)
+    sys.exit(code)

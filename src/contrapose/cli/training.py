@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from contextlib import nullcontext
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from contrapose.cli.app import app, quiet, terminal
+from contrapose.cli.app import app, check_out, quiet, run_name, terminal
 from contrapose.types import ContraposeError, PoolExhausted
 
 if TYPE_CHECKING:
     from contrapose.settings import Config
+    from contrapose.train.run import Run
 
 STOPPED = 75
 """Exit code of a run that was asked to stop and saved a checkpoint."""
@@ -47,13 +49,13 @@ def train(
         config, folder = _saved_config(out), out
     else:
         from contrapose.config import resolve
+        from contrapose.train.folders import refuse_used
 
         config, recipe = resolve(recipe, set_, seed=seed)
-        label = Path(recipe).stem if recipe.endswith(".toml") else recipe.replace("/", "-")
-        name = f"{label}-{config.objective.name}-{config.seed}-{time.strftime('%m%d-%H%M%S')}"
-        folder = out or Path("runs") / name
-        if (folder / "config.toml").exists():
-            raise ContraposeError(f"--out: {folder} already holds a run: choose another folder, or go on with --resume")
+        name = run_name(recipe, config.objective.name, config.seed, time.strftime("%m%d-%H%M%S"))
+        folder = Path("runs") / name if out is None else out
+        check_out(folder)
+        refuse_used(folder)
         if readmit:
             raise ContraposeError("--readmit: give --resume --out RUN with it; a new run has mastered nothing")
     sys.exit(_train(config, folder, resume, readmit))
@@ -79,14 +81,18 @@ def _train(config: Config, folder: Path, resume: bool, readmit: list[str]) -> in
         screen.started_at(run.step)
         try:
             finished = loop(run, screen.on_step)
+            model = run.finish() if finished else None
         except PoolExhausted:
             kept = run.finish()
             screen.log(f"kept {kept}, after step {run.step}: other settings may start from it, --set model.path={kept}")
             raise
-    if not finished:
-        screen.log(f"stopped after step {run.step}; go on with: contrapose train --resume --out {folder}")
+        except ContraposeError:
+            screen.log(_after(run))
+            raise
+    if model is None:
+        done = f", {len(run.work.updates)} updates of the next" if run.work else ""
+        screen.log(f"stopped after step {run.step}{done}; go on with: {_resume(folder)}")
         return STOPPED
-    model = run.finish()
     for columns in run.evaluations.tests():
         console.print(evaluation_table(columns))
     screen.log(f"run    {folder}\nmodel  {model}")
@@ -95,10 +101,27 @@ def _train(config: Config, folder: Path, resume: bool, readmit: list[str]) -> in
     return 0
 
 
+def _resume(folder: Path) -> str:
+    return f"contrapose train --resume --out {shlex.quote(str(folder))}"
+
+
+def _after(run: Run) -> str:
+    """What a run that broke off leaves, and how to go on."""
+    from contrapose.train.checkpoint import saved
+
+    found = saved(run.folder)
+    left = f"the last checkpoint is {found[-1]}" if found else "no checkpoint was written yet"
+    settings = f"settings can be changed in {run.folder / 'config.toml'}"
+    return f"broke off in step {run.step + 1}; {left}; once mended ({settings}): {_resume(run.folder)}"
+
+
 def _saved_config(folder: Path) -> Config:
-    from contrapose.config import read_toml
+    from contrapose.config import places_in, read_toml
     from contrapose.settings import validate
 
-    tree = read_toml(folder / "config.toml")
+    file = folder / "config.toml"
+    if not file.exists():
+        raise ContraposeError(f"--resume: {file} does not exist: give the folder of a run, or leave --resume out")
+    tree = read_toml(file)
     tree.pop("run", None)
-    return validate(tree)
+    return validate(tree, places_in(file))

@@ -4,29 +4,42 @@
         model/                  Hugging Face format: weights, config, tokenizer
         optimizer.safetensors   moments by parameter name
         state.json              step, schedules, prompt pool, evaluations, lengths of the jsonl files
+        work.json, .safetensors a step that was begun (``train/work.py``)
+        manifest.json           size and SHA-256 of each of these (``train/folders.py``)
 
-Written beside, flushed to disk, then renamed. Tensors are safetensors, the rest is JSON: loading runs no code.
+Tensors are safetensors, the rest is JSON: loading runs no code. No random generator stands here, because none has a
+state: every draw is a function of the run's seed and of what is drawn (``rollout/sampler.py``).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from contrapose.policy.model import save_model
-from contrapose.types import ContraposeError
+from contrapose.report.log import WriteFailed, free_bytes
+from contrapose.train.folders import damage, recover, remove, whole
+from contrapose.train.work import Work
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _NAME = re.compile(r"step-\d{6,}")
+
+MOMENTS = 2
+"""AdamW's running means: as many values for each weight."""
+
+
+class Found(NamedTuple):
+    """The newest checkpoint that is whole, if there is one, and what is to be told of others."""
+
+    folder: Path | None
+    notes: list[str]
 
 
 def save(
@@ -36,38 +49,58 @@ def save(
     tokenizer: PreTrainedTokenizerBase,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
+    work: Work | None,
     keep: int,
 ) -> Path:
-    """Write ``run/checkpoints/step-<step>`` and drop all but the newest ``keep``. Returns its path."""
+    """Write ``run/checkpoints/step-<step>`` and drop all but the newest ``keep``. Returns its path.
+
+    Raises WriteFailed where there is no room for it, or the disk refuses; the ones before are then as they were.
+    """
     folder = run / "checkpoints" / f"step-{step:06d}"
-    beside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    save_model(model, tokenizer, beside / "model")
-    save_file(_flatten(model, optimizer), beside / "optimizer.safetensors")
-    (beside / "state.json").write_text(json.dumps(state, indent=1))
-    for path in [*beside.rglob("*"), beside]:
-        _sync(path)
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
-    _sync(folder.parent)
+    refuse_full_disk(folder, model, sum(x.nbytes for moments in optimizer.state.values() for x in moments.values()))
+    with whole(folder) as beside:
+        save_model(model, tokenizer, beside / "model")
+        save_file(_flatten(model, optimizer), beside / "optimizer.safetensors")
+        (beside / "state.json").write_text(json.dumps(state, indent=1))
+        if work:
+            work.save(beside)
     for old in saved(run)[: -max(1, keep)]:
-        shutil.rmtree(old)
+        remove(old)
     return folder
+
+
+def refuse_full_disk(folder: Path, model: PreTrainedModel, moments: int | None = None) -> None:
+    """Raise WriteFailed where ``model`` and ``moments`` bytes (None: as many as a trained one has) do not fit."""
+    weights = sum(p.nbytes for p in model.parameters())
+    need, free = weights + (MOMENTS * weights if moments is None else moments), free_bytes(folder)
+    if need > free:
+        raise WriteFailed(f"{folder}: a checkpoint needs {need:,} bytes, {free:,} are free: make room, or choose --out")
 
 
 def saved(run: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(p for p in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name))
+    return sorted((p for p in (run / "checkpoints").glob("step-*") if _NAME.fullmatch(p.name)), key=step_of)
 
 
-def newest(run: Path) -> Path:
-    """The newest checkpoint. Raises ContraposeError when there is none."""
-    found = saved(run)
-    if not found:
-        raise ContraposeError(f"--resume: {run} has no checkpoint; start it anew without --resume")
-    return found[-1]
+def newest(run: Path) -> Found:
+    """Find the newest checkpoint by looking, verified. Newer ones that are damaged, or whose rows are gone from the
+    jsonl files, are set aside, not deleted. Raises WriteFailed where there are checkpoints, and all are damaged."""
+    recover(run / "checkpoints", "step-*")
+    damaged: dict[Path, str] = {}
+    for folder in reversed(saved(run)):
+        wrong = damage(folder) or _lost_rows(folder)
+        if wrong is None:
+            return Found(folder, [_set_aside(bad, why) for bad, why in damaged.items()])
+        damaged[folder] = wrong
+    if damaged:
+        listed = "; ".join(f"{folder.name}: {why}" for folder, why in damaged.items())
+        raise WriteFailed(f"--resume: no checkpoint in {run} is whole: {listed}: start it anew in another --out")
+    return Found(None, [])
+
+
+def step_of(folder: Path) -> int:
+    """The step that a checkpoint was written after."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -97,9 +130,18 @@ def _flatten(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[s
     }
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _lost_rows(folder: Path) -> str | None:
+    """Which file of the run is shorter than it was when the checkpoint was written."""
+    for name, size in load_state(folder)["sizes"].items():
+        path = folder.parents[1] / name
+        if (held := path.stat().st_size if path.exists() else 0) < size:
+            return f"{name} has {held} bytes, not {size}"
+    return None
+
+
+def _set_aside(folder: Path, why: str) -> str:
+    """Rename a damaged checkpoint, so that nothing takes it for one; returns what to tell."""
+    names = (f"damaged-{folder.name}{suffix}" for suffix in ("", *(f"-{i}" for i in range(2, 1000))))
+    aside = next(path for path in map(folder.with_name, names) if not path.exists())
+    folder.rename(aside)
+    return f"checkpoint {folder.name} is damaged ({why}): going on from the one before, it is kept as {aside.name}"

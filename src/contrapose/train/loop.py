@@ -15,24 +15,28 @@ from typing import Any
 import torch
 
 from contrapose.rollout.sampler import seed_of
-from contrapose.train.collate import collate, logp_of
+from contrapose.train.alarms import alarms
+from contrapose.train.collate import Minibatch, collate, logp_of
 from contrapose.train.collect import Collected, collect
-from contrapose.train.measure import after_row, kl_seen, step_row, update_row, verifier_alarm
+from contrapose.train.guards import Fault, check_drift, check_skips, dump
+from contrapose.train.measure import after_row, kl_seen, skipped_row, step_row, update_row, verifier_alarm
 from contrapose.train.record import group_row, ledger_rows, trained_rows
 from contrapose.train.run import Run
-from contrapose.train.update import update
+from contrapose.train.update import Pushed, update
+from contrapose.train.work import Work
 from contrapose.types import PoolExhausted, Stopped
 
 
 def train(run: Run, on_step: Callable[[dict[str, Any]], None] = lambda row: None) -> bool:
     """Train until ``steps`` or until a stop is asked for. True when the run is finished, False when it was stopped.
 
-    A step is all or nothing: stopped while sampling, the run goes back to the step's beginning; stopped during
-    the updates, it finishes them first. Either way a checkpoint holds where it is.
+    Stopped while sampling, the run goes back to the step's beginning; stopped during the updates, it finishes the
+    present one, and the checkpoint holds the batch and which of its updates are done.
     """
     steps = run.config.steps
     try:
-        run.evaluate_if_due()
+        if not run.work:  # in the middle of a step the policy is that of no step
+            run.evaluate_if_due()
         for step in range(run.step, steps):  # 1
             on_step(one_step(run, step))
             run.step = step + 1
@@ -41,7 +45,7 @@ def train(run: Run, on_step: Callable[[dict[str, Any]], None] = lambda row: None
             run.stop.check()
             run.evaluate_if_due()
     except Stopped:
-        run.checkpoint()
+        run.checkpoint_if_new()
         return False
     except PoolExhausted:  # the step that could not be filled never happened
         run.checkpoint()
@@ -51,17 +55,38 @@ def train(run: Run, on_step: Callable[[dict[str, Any]], None] = lambda row: None
 
 def one_step(run: Run, step: int) -> dict[str, Any]:
     """One rollout batch and its updates; returns the step's metrics."""
+    work = run.work = run.work or _begin(run, step)
+    if work.batch:
+        for number, minibatch in enumerate(work.batch.split(work.parts)):  # 19
+            if number == len(work.updates):  # those before were done before the run was stopped
+                run.stop.check()
+                _one_update(run, step, work, minibatch, number)
+    for ledger_row in ledger_rows(step + 1, work.drawn, run.pool.thresholds):
+        run.ledger.append(ledger_row)
+    row = step_row(step + 1, work.drawn, run.pool.mastered, work.facts.get("entropy"), work.updates)
+    alarm = verifier_alarm([group for group, _, _ in work.drawn.judged], run.config.verify.alarm)
+    row |= {"engine_drift": work.facts.get("engine_drift"), "kl_coef": run.now.kl_coef}
+    drift = alarms(run.history, row, run.objective.trust, run.objective.compares)
+    row["alarms"] = [*([alarm] if alarm else []), *drift]
+    row |= {"seconds_rollout": work.seconds_rollout, "seconds_update": work.seconds_update}
+    row["seconds"] = work.seconds_rollout + work.seconds_update
+    run.write_metrics(row)
+    run.work = None
+    return row
+
+
+def _begin(run: Run, step: int) -> Work:
+    """Draw the step's groups, and take their log-probs under the policy that sampled them."""
     config, start = run.config, time.perf_counter()
-    run.engine.sync(run.model)  # 2   pi_old <- pi_theta
+    run.engine.sync(run.model, run.updates)  # 2   pi_old <- pi_theta
     drawn = _collect(run, step)  # 3-16, 18
     sampled = time.perf_counter()
-    updates: list[dict[str, Any]] = []
-    entropy = None
     for group, fate, kept in drawn.judged:
         if not kept:
             run.rollouts.append(group_row(step + 1, group, fate))
+    work = Work(drawn, None, config.batch.updates, seconds_rollout=sampled - start)
     if drawn.accepted:
-        batch, entropy = collate(  # 17
+        work.batch, work.facts["entropy"] = collate(  # 17
             drawn.accepted,
             run.logprobs,
             max_tokens=config.batch.max_tokens,
@@ -69,38 +94,52 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
             mask_truncated=config.reward.truncated == "mask",
             is_cap=config.rollout.is_cap,
         )
-        for number, minibatch in enumerate(batch.split(config.batch.updates)):  # 19
-            run.warm_up()
-            plan, pushed, norm = update(  # 20
-                run.logprobs,
-                run.optimizer,
-                run.objective,
-                minibatch,
-                run.now,
-                fresh=number == 0,
-                max_tokens=config.batch.max_tokens,
-                clip=config.optim.clip,
-                generator=torch.Generator().manual_seed(seed_of(config.seed, "pairs", step, number)),
-            )
-            kl = kl_seen(pushed, plan)
-            updates.append(update_row(run.objective, plan, pushed, run.now, kl, norm))
-            if config.diagnose.every and (step + 1) % config.diagnose.every == 0:
-                again_QKT = logp_of(minibatch, run.logprobs, config.batch.max_tokens)
-                updates[-1] |= after_row(run.objective, plan, again_QKT)
-            for row in trained_rows(step + 1, minibatch, run.objective, run.others, plan, pushed, run.now):
-                run.rollouts.append(row)
-                run.on_trained(row)
-            if run.objective.trust and number > 0:  # at theta_old the KL is 0 by construction and says nothing
-                run.now = run.objective.trust.adapt(run.now, kl, plan.totals.rollouts)
-    for row in ledger_rows(step + 1, drawn, run.pool.thresholds):
-        run.ledger.append(row)
-    row = step_row(step + 1, drawn, run.pool.mastered, entropy, updates)
-    end = time.perf_counter()
-    alarm = verifier_alarm([group for group, _, _ in drawn.judged], config.verify.alarm)
-    row |= {"kl_coef": run.now.kl_coef, "alarms": [alarm] if alarm else []}
-    row |= {"seconds_rollout": sampled - start, "seconds_update": end - sampled, "seconds": end - start}
-    run.metrics.append(row)
-    return row
+        work.facts["engine_drift"] = check_drift(work.batch, run.model.dtype, step + 1, config.rollout.max_drift)
+    work.seconds_update = time.perf_counter() - sampled
+    return work
+
+
+def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: int) -> None:
+    config, start = run.config, time.perf_counter()
+    run.set_rate()
+    fresh = all(row["skipped"] for row in work.updates)  # theta is still theta_old
+    plan, pushed, norm, fault = update(  # 20
+        run.logprobs,
+        run.optimizer,
+        run.objective,
+        minibatch,
+        run.now,
+        fresh=fresh,
+        max_tokens=config.batch.max_tokens,
+        clip=config.optim.clip,
+        generator=torch.Generator().manual_seed(seed_of(config.seed, "pairs", step, number)),
+    )
+    if fault:
+        work.seconds_update += time.perf_counter() - start
+        _skip(run, step, work, minibatch, number, pushed, fault)
+        return
+    run.updates += 1
+    kl = kl_seen(pushed, plan)
+    row = update_row(run.objective, plan, pushed, run.now, kl, norm)
+    if config.diagnose.every and (step + 1) % config.diagnose.every == 0:
+        row |= after_row(run.objective, plan, logp_of(minibatch, run.logprobs, config.batch.max_tokens))
+    for group in trained_rows(step + 1, minibatch, run.objective, run.others, plan, pushed, run.now):
+        run.rollouts.append(group)
+        run.on_trained(group)
+    if run.objective.trust and not fresh:  # at theta_old the KL is 0 by construction and says nothing
+        run.now = run.objective.trust.adapt(run.now, kl, plan.totals.rollouts)
+    work.updates.append(row)
+    work.seconds_update += time.perf_counter() - start
+
+
+def _skip(run: Run, step: int, work: Work, minibatch: Minibatch, number: int, pushed: Pushed, fault: Fault) -> None:
+    """Go on without an update that cannot be taken, unless there were too many."""
+    work.updates.append(skipped_row(fault))
+    for group in minibatch.groups:
+        run.rollouts.append(group_row(step + 1, group, "train"))
+    settings = run.config.model_dump(mode="json")
+    dumped = dump(run.folder, step + 1, number + 1, fault, minibatch, pushed, run.now, settings)
+    check_skips([*(u for row in run.history for u in row["updates"]), *work.updates], dumped)
 
 
 def _collect(run: Run, step: int) -> Collected:
@@ -112,6 +151,7 @@ def _collect(run: Run, step: int) -> Collected:
         wanted=config.batch.prompts,
         k=config.rollout.k,
         seed=seed_of(config.seed, "rollouts", step),
+        version=run.updates,
         sampling=run.sampling,
         refill=config.filter.refill,
         max_rounds=config.filter.max_rounds,
