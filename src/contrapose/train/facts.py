@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 import contrapose
+from contrapose.evaluate.records import differences
 from contrapose.report.revision import revision
 from contrapose.types import Prompt
 
@@ -32,21 +33,11 @@ def facts() -> dict[str, Any]:
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two trees of settings or facts, a line each, for a run that is taken up again."""
-    then, today = dict(_leaves(before)), dict(_leaves(now))
     return [
-        f"{key} was {then.get(key)!r} at the checkpoint and is {today.get(key)!r} now: from here on the run may differ "
+        f"{key} was {then!r} at the checkpoint and is {today!r} now: from here on the run may differ "
         "from one that was never stopped"
-        for key in sorted(then.keys() | today.keys())
-        if then.get(key) != today.get(key)
+        for key, then, today in differences(before, now)
     ]
-
-
-def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{above}{key}.")
-        else:
-            yield above + key, value
 
 
 def fingerprint(prompts: Iterable[Prompt]) -> str:
