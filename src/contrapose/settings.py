@@ -57,6 +57,7 @@ class ObjectiveConfig(BaseModel):
 class ModelConfig(Section):
     path: str = ""  # folder, hub name, or "abacus"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False  # compute activations twice instead of keeping them: less memory, more time
     reference: str = ""  # for a KL to a reference; empty: the model as it was before training
 
 
@@ -155,7 +156,7 @@ class EvalConfig(Section):
 
 
 class DiagnoseConfig(Section):
-    every: int = Field(1, ge=0)  # steps between measurements after each update, a forward pass more each; 0: never
+    every: int = Field(10, ge=0)  # steps between measurements after each update, a forward pass more each; 0: never
 
 
 class CheckpointConfig(Section):

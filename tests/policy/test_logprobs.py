@@ -1,4 +1,7 @@
-"""Log-probs against the naive way: full logits of one unpadded row at a time."""
+"""Log-probs against the naive way: full logits of one unpadded row at a time.
+
+Gradients in float64, and rows that share prompts, are the subject of ``test_states.py``.
+"""
 
 import logging
 
@@ -6,7 +9,7 @@ import pytest
 import torch
 
 from contrapose.policy.logprobs import LogProbs, Row
-from models import PLAIN, tiny
+from models import FOREIGN, PLAIN, tiny
 
 ROWS = [
     Row((5, 9, 3), (7, 2, 60, 1)),
@@ -30,11 +33,13 @@ def naive(model, row, temperature=1.0):
 
 def check(model, rows, temperature=1.0):
     logprobs = LogProbs(model, temperature)
-    live = logprobs(rows)
+    states = logprobs.states(rows)
+    live, live_entropy = (states.dense(x) for x in states.logp(entropy=True))
     still, entropy = logprobs.without_grad(rows, entropy=True)
     assert live.shape == still.shape == entropy.shape == (len(rows), max(len(r.response) for r in rows))
-    assert live.requires_grad and not still.requires_grad and not entropy.requires_grad
-    assert torch.equal(live, still)
+    assert states.loss(torch.ones_like(live)).requires_grad
+    assert not any(x.requires_grad for x in (live, live_entropy, still, entropy))
+    assert torch.equal(live, still) and torch.equal(live_entropy, entropy)
     for i, row in enumerate(rows):
         n = len(row.response)
         expected, expected_entropy = (x.detach().float() for x in naive(model, row, temperature))
@@ -44,10 +49,10 @@ def check(model, rows, temperature=1.0):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
-@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("family", (*PLAIN, *FOREIGN))
 def test_like_full_logits(family, temperature, caplog):
     check(tiny(family), ROWS, temperature)
-    assert not caplog.records
+    assert family in FOREIGN or not caplog.records
 
 
 def test_tied_embeddings():
@@ -80,19 +85,21 @@ def gradients(model, loss):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def weighed(logp):
-    """Some scalar that weighs every token differently."""
-    return (logp * torch.linspace(-1, 2, logp.numel()).view_as(logp)).sum()
+CREDIT = torch.linspace(-1, 2, 28).view(4, 7)
+"""Weighs every token differently."""
 
 
-@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("family", (*PLAIN, *FOREIGN))
 def test_gradients_like_full_logits(family):
     model = tiny(family)
-    found = gradients(model, weighed(LogProbs(model, 0.7)(ROWS)))
+    loss = LogProbs(model, 0.7).states(ROWS).loss(CREDIT)
+    found = gradients(model, loss)
     width = max(len(r.response) for r in ROWS)
     rows = [naive(model, row, 0.7)[0].float() for row in ROWS]
     padded = torch.stack([torch.nn.functional.pad(x, (0, width - len(x))) for x in rows])
-    expected = gradients(model, weighed(padded))
+    expected_loss = -(CREDIT * padded).sum()
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
+    expected = gradients(model, expected_loss)
     assert found.keys() == expected.keys() == dict(model.named_parameters()).keys()
     for name, x in found.items():
         torch.testing.assert_close(x, expected[name], rtol=1e-3, atol=1e-5, msg=lambda text, name=name: name + text)
@@ -100,18 +107,19 @@ def test_gradients_like_full_logits(family):
 
 @pytest.mark.parametrize("tokens", [1, 3, 11, 12])
 def test_chunks_change_nothing(tokens, monkeypatch):
-    """The 12 response tokens in chunks: same values, same entropy, same gradients."""
+    """The 12 response tokens in chunks: same values, same entropy, same loss, same gradients."""
     model = tiny("qwen3")
     logprobs = LogProbs(model, 0.7)
     whole, whole_entropy = logprobs.without_grad(ROWS, entropy=True)
-    expected = gradients(model, weighed(logprobs(ROWS)))
+    loss = logprobs.states(ROWS).loss(CREDIT)
+    expected = gradients(model, loss)
     monkeypatch.setattr("contrapose.policy.logprobs.CHUNK_LOGITS", tokens * 64)
     parts, parts_entropy = logprobs.without_grad(ROWS, entropy=True)
-    live = logprobs(ROWS)
+    loss_of_parts = logprobs.states(ROWS).loss(CREDIT)
     torch.testing.assert_close(parts, whole, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(parts_entropy, whole_entropy, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(live.detach(), whole, rtol=1e-6, atol=1e-6)
-    found = gradients(model, weighed(live))
+    torch.testing.assert_close(loss_of_parts, loss, rtol=1e-6, atol=1e-6)
+    found = gradients(model, loss_of_parts)
     assert found.keys() == expected.keys()
     for name, x in found.items():
         torch.testing.assert_close(x, expected[name], rtol=1e-4, atol=1e-5)
@@ -122,10 +130,15 @@ def test_a_vocabulary_wider_than_a_chunk(monkeypatch):
     check(tiny("llama"), ROWS)
 
 
-@pytest.mark.parametrize("rows", [[Row((1, 2), ())], [Row((1, 2), ()), Row((3,), ())]])
-def test_nothing_but_empty_responses(rows):
-    logprobs = LogProbs(tiny("qwen2"))
-    assert logprobs(rows).shape == (len(rows), 0)
+@pytest.mark.parametrize("rows", [[Row((1, 2), ())], [Row((1, 2), ()), Row((3,), ())], [Row((1, 2), ())] * 2])
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_nothing_but_empty_responses(family, rows):
+    model = tiny(family)
+    logprobs = LogProbs(model)
+    states = logprobs.states(rows)
+    assert states.dense(states.logp()[0]).shape == (len(rows), 0)
+    found = gradients(model, states.loss(torch.zeros(len(rows), 0)))
+    assert all((x == 0).all() for x in found.values())
     logp, entropy = logprobs.without_grad(rows, entropy=True)
     assert logp.shape == entropy.shape == (len(rows), 0)
 
@@ -162,6 +175,11 @@ def test_the_weights_are_those_of_now():
         model.lm_head.weight.mul_(0.5)
     check(model, ROWS)
     assert (logprobs.without_grad(ROWS)[0] - before).abs().max() > 0.1
+
+
+def test_a_row_without_a_prompt_is_refused():
+    with pytest.raises(ValueError, match="a row needs a prompt"):
+        LogProbs(tiny("qwen2")).without_grad([ROWS[0], Row((), (4, 5))])
 
 
 def test_the_length_of_a_row():

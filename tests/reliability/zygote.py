@@ -103,7 +103,7 @@ class Points:
         Run.finish = self.within("finish", Run.finish)
         EmbeddedEngine.generate = self.each("sampling", EmbeddedEngine.generate)
         Verifier.groups = self.each("verification", Verifier.groups)
-        LogProbs._forward = self.before("a pass", LogProbs._forward)
+        LogProbs.states = self.before("a pass", LogProbs.states)
         torch.optim.AdamW.step = self.before("an update", torch.optim.AdamW.step)
         log.JsonLines.append = self.half_a_row(log.JsonLines.append)
         os.replace = self.before("replace", os.replace)

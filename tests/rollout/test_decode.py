@@ -1,13 +1,20 @@
-"""The embedded engine against ``generate`` and against ``LogProbs``; nothing but the seed decides what is drawn."""
+"""The embedded engine against ``generate`` and against ``LogProbs``; nothing but the seed decides what is drawn.
+
+What Llama-family models may have is the subject of ``test_cached.py``, how prompts join that of ``test_growing.py``.
+Tokens from another company are compared in float64: in float32 the last bits of a probability may decide a draw.
+"""
 
 import pytest
 import torch
 
+from contrapose.policy.llama import Llama
 from contrapose.policy.logprobs import LogProbs, Row
-from contrapose.rollout.decode import EmbeddedEngine, decode
+from contrapose.rollout.decode import EmbeddedEngine, decoder_for
+from contrapose.rollout.growing import grow
 from contrapose.rollout.sampler import Sampling
 from contrapose.types import UNVERSIONED, ContraposeError, Prompt
-from models import PLAIN, tiny, tokenizer
+from models import FOREIGN, PLAIN, tiny, tokenizer
+from rollout_watched import watched
 from train_scripted import by_prompt
 
 TOKENS = [(5, 9, 3), (8,), (11, 2, 3, 4, 5, 6, 40), (63, 22), (17, 33, 8, 9)]
@@ -30,7 +37,7 @@ def tokens_of(drawn):
 
 
 @pytest.mark.parametrize("eos", [(1,), EOS, (7, 20, 40, 50)])
-@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("family", (*PLAIN, *FOREIGN))
 def test_greedy_is_generate(family, eos):
     """Prompts of different lengths, padded on the left."""
     model = tiny(family)
@@ -48,7 +55,7 @@ def test_greedy_is_generate(family, eos):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("family", (*PLAIN, *FOREIGN))
 def test_log_probs_are_the_trainers(family, temperature):
     model = tiny(family)
     drawn = rollouts(model, sampling=Sampling(temperature, max_tokens=24))
@@ -81,9 +88,9 @@ def test_rollouts_of_a_prompt_differ():
     assert all(len({r.tokens for r in group}) > 3 for group in drawn.values())
 
 
-@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("family", (*PLAIN, "granite"))
 def test_the_company_of_other_prompts_changes_nothing(family):
-    model = tiny(family)
+    model = tiny(family).double()
     together = tokens_of(rollouts(model))
     assert tokens_of(rollouts(model, PROMPTS[::-1])) == together
     for prompt in PROMPTS:
@@ -91,70 +98,67 @@ def test_the_company_of_other_prompts_changes_nothing(family):
 
 
 def test_more_rollouts_begin_with_the_fewer():
-    model = tiny("qwen3")
+    model = tiny("qwen3").double()
     few, many = tokens_of(rollouts(model, k=2)), tokens_of(rollouts(model, k=5))
     assert all(many[name][:2] == group for name, group in few.items())
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 6, 7])
-def test_waves_change_nothing(max_rows, monkeypatch):
-    """At most ``max_rows`` rows at a time, or one prompt's where that is more."""
-    model = tiny("qwen3")
+@pytest.mark.parametrize("family", ["qwen3", "granite"])
+def test_waves_change_nothing(family, max_rows, monkeypatch):
+    """At most ``max_rows`` rows at a time, or one prompt's where that is more; every prompt is read once."""
+    model = tiny(family).double()
     whole = tokens_of(rollouts(model))
-    seen = []
-
-    def spying(model, prompts, k, *rest):
-        seen.append(len(prompts) * k)
-        return decode(model, prompts, k, *rest)
-
-    monkeypatch.setattr("contrapose.rollout.decode.decode", spying)
-    assert tokens_of(rollouts(model, max_rows=max_rows)) == whole
-    assert max(seen) <= max(max_rows, 3)
-    assert sum(seen) == 15
+    engine = EmbeddedEngine(model, tokenizer(eos=EOS[0]), EOS, max_rows)
+    seen = watched(monkeypatch)
+    assert tokens_of(by_prompt(engine.generate(PROMPTS, 3, 0, SAMPLING))) == whole
+    assert max(seen.steps) == max(max_rows // 3 * 3, 3)
+    assert sorted(seen.read) == sorted(TOKENS)
+    assert len(seen.admitted) > 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_retiring_rows_changes_nothing(share, monkeypatch):
-    """From never compacting the cache to compacting it at every step."""
-    model = tiny("qwen3")
+@pytest.mark.parametrize("family", ["qwen3", "granite"])
+def test_closing_up_changes_nothing(family, share, monkeypatch):
+    """From never letting go of rows that ended to doing so at every step."""
+    model = tiny(family).double()
     usual = rollouts(model)
-    monkeypatch.setattr("contrapose.rollout.decode.RETIRE_BELOW", share)
-    sizes = []
-    handle = model.register_forward_pre_hook(lambda m, a, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True)
+    monkeypatch.setattr("contrapose.rollout.growing.CLOSE_UP_BELOW", share)
+    seen = watched(monkeypatch)
     found = rollouts(model)
-    handle.remove()
     assert tokens_of(found) == tokens_of(usual)
     for name, group in found.items():
         for rollout, other in zip(group, usual[name], strict=True):
-            assert rollout.logp == pytest.approx(other.logp, abs=2e-5)
+            assert rollout.logp == pytest.approx(other.logp, abs=2e-6)
     lengths = [len(r.tokens) for group in usual.values() for r in group]
     growing = [sum(n > t for n in lengths) for t in range(1, max(lengths))]
     assert min(lengths) < max(lengths)
-    decoded = sizes[2:]  # after the engine's look at the cache and the prefill
     if share == 0:
-        assert decoded == [15] * len(growing)
+        assert seen.steps == [15] * len(growing)
+    if share == 0.5:
+        assert sum(growing) < sum(seen.steps) < 15 * len(growing)
     if share == 1:
-        assert decoded == growing
+        assert seen.steps == growing
 
 
-def test_a_small_cache_makes_small_waves(monkeypatch):
+@pytest.mark.parametrize("family", ["qwen3", "granite"])
+def test_a_small_cache_makes_small_waves(family, monkeypatch):
     """Rollouts side by side are bounded by what the cache would hold if all ran to the limit; never below a group."""
-    model, seen = tiny("qwen3"), []
-    bytes_per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head size, float32
+    model = tiny(family).double()
+    bytes_per_token = 2 * 2 * 2 * 8 * 8  # keys and values, layers, heads, head size, float64
+    assert decoder_for(model).bytes_per_token() == bytes_per_token
     longest = max(len(p.tokens) for p in PROMPTS) + SAMPLING.max_tokens
     usual = tokens_of(rollouts(model))
-
-    def spying(model, prompts, k, *rest):
-        seen.append(len(prompts) * k)
-        return decode(model, prompts, k, *rest)
-
-    monkeypatch.setattr("contrapose.rollout.decode.decode", spying)
-    for rows, expected in ((7, 6), (1, 3)):
-        seen.clear()
+    seen = watched(monkeypatch)
+    for rows, expected in ((15, 15), (9, 9), (7, 6), (1, 3)):
         cache_gib = rows * longest * bytes_per_token / 2**30 * 1.001
         engine = EmbeddedEngine(model, tokenizer(eos=EOS[0]), EOS, cache_gib=cache_gib)
+        seen.clear()  # of the engine's own look at the cache
         assert tokens_of(by_prompt(engine.generate(PROMPTS, 3, 0, SAMPLING))) == usual
-        assert max(seen) == expected
+        assert max(seen.steps) == expected
+        for opened, *_, columns in seen.opened:
+            assert columns >= longest
+            assert opened == 3 or opened * columns <= 1.001 * rows * longest
 
 
 def test_a_model_without_a_key_value_cache_is_refused():
@@ -206,7 +210,7 @@ def test_an_eos_at_the_limit_is_a_stop():
 def test_rollouts_are_yielded_when_they_are_finished():
     """Rows come as they end: shorter answers before longer ones."""
     model = tiny("qwen3")
-    steps = list(decode(model, TOKENS, 2, list(range(10)), SAMPLING, EOS))
+    steps = list(grow(decoder_for(model), TOKENS, 2, list(range(10)), SAMPLING, EOS, wave=5))
     assert sorted(row for step in steps for row, _, _ in step) == list(range(10))
     lengths = [{len(tokens) for _, tokens, _ in step} for step in steps]
     assert all(len(length) == 1 for length in lengths)
@@ -217,17 +221,20 @@ def test_rollouts_are_yielded_when_they_are_finished():
     assert longest == sorted(longest) and len(set(longest)) > 1
 
 
-def test_one_prefill_a_prompt():
+def test_one_prefill_a_prompt(monkeypatch):
     """The first forward pass sees each prompt once, not K times."""
-    model = tiny("qwen3")
-    sizes = []
-    handle = model.register_forward_pre_hook(lambda m, a, kw: sizes.append(len(kw["input_ids"])), with_kwargs=True)
-    rollouts(model, k=4)
-    handle.remove()
-    assert sizes[1:3] == [5, 20]  # after the engine's own look at the cache
+    sizes, plain = [], Llama.__call__
+    ours, foreign = (EmbeddedEngine(tiny(family), tokenizer(), EOS) for family in ("qwen3", "gemma2"))
+    monkeypatch.setattr(Llama, "__call__", lambda self, *args: sizes.append(len(args[0])) or plain(self, *args))
+    list(ours.generate(PROMPTS, 4, 0, SAMPLING))
+    assert sizes[:2] == [5 * 7, 20]  # five prompts of at most seven tokens
+    sizes.clear()
+    foreign.model.register_forward_pre_hook(lambda m, a, kw: sizes.append(kw["input_ids"].numel()), with_kwargs=True)
+    list(foreign.generate(PROMPTS, 4, 0, SAMPLING))
+    assert sizes[:2] == [5 * 7, 20]
 
 
-@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize("family", (*PLAIN, "gemma2"))
 def test_the_model_can_still_be_trained(family):
     """Decoding leaves nothing behind that autograd refuses, also in the middle of a generation."""
     model = tiny(family)
@@ -235,7 +242,7 @@ def test_the_model_can_still_be_trained(family):
     generation = engine.generate(PROMPTS, 2, 0, SAMPLING)
     first = next(generation)
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-    LogProbs(model)([Row((1, 2), (3, 4))]).sum().backward()
+    LogProbs(model).states([Row((1, 2), (3, 4))]).loss(torch.ones(1, 2)).backward()
     assert all(p.grad is not None for p in model.parameters())
     assert len(first) < sum(map(len, by_prompt([first, *generation]).values())) == 10
 

@@ -1,4 +1,7 @@
-"""The counter-based draw against big-integer SplitMix64, and what is drawn against its probabilities."""
+"""The counter-based draw against big-integer SplitMix64, and what is drawn against its probabilities.
+
+How a token is found in a large vocabulary is the subject of ``test_draw.py``.
+"""
 
 import math
 
@@ -7,6 +10,7 @@ import torch
 
 from contrapose.rollout.sampler import Sampling, sample, seed_of, uniform
 
+FIRST, FIFTH = torch.tensor(0), torch.tensor(4)
 PROBABILITIES = [0.02, 0.3, 0.0, 0.11, 0.07, 0.25, 0.05, 0.2]
 
 
@@ -45,21 +49,22 @@ def test_the_reference_is_splitmix64():
 
 def test_uniform_is_splitmix64():
     chosen = [0, 1, 1234567, 2**31, 2**62, 2**63 - 1, *(seed_of(i) for i in range(50))]
-    for position in [0, 1, 2, 63, 1000, 16383, 10**9]:
+    positions = [0, 1, 2, 63, 1000, 16383, 10**9]
+    for position in positions:
         expected = [(splitmix64(seed, position) >> 11) * 2.0**-53 for seed in chosen]
-        found = uniform(torch.tensor(chosen), position)
+        found = uniform(torch.tensor(chosen), torch.tensor(position))
         assert found.dtype == torch.float64
         assert found.tolist() == expected
+    each = uniform(torch.tensor(chosen[: len(positions)]), torch.tensor(positions))
+    assert each.tolist() == [(splitmix64(s, p) >> 11) * 2.0**-53 for s, p in zip(chosen, positions, strict=False)]
 
 
 @pytest.mark.parametrize("along", ["seeds", "positions"])
 def test_uniform_is_uniform(along):
     """Kolmogorov-Smirnov at p = 0.001, and no correlation between neighbours."""
     n = 20_000
-    if along == "seeds":
-        u = uniform(torch.arange(n), 5)
-    else:
-        u = torch.cat([uniform(torch.tensor([7]), position) for position in range(n)])
+    of = (torch.arange(n), torch.tensor(5)) if along == "seeds" else (torch.tensor(7), torch.arange(n))
+    u = uniform(*of)
     assert u.min() >= 0 and u.max() < 1
     rank = torch.arange(n, dtype=torch.float64)
     off = torch.maximum((u.sort().values - rank / n).abs().max(), (u.sort().values - (rank + 1) / n).abs().max())
@@ -84,7 +89,7 @@ def test_seeds_differ_and_fit():
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 def test_frequencies_are_the_probabilities(temperature):
     n = 20_000
-    token, logp = sample(logits_of(PROBABILITIES, n), seeds(n), 3, Sampling(temperature))
+    token, logp = sample(logits_of(PROBABILITIES, n), seeds(n), torch.tensor(3), Sampling(temperature))
     sharpened = [p ** (1 / temperature) for p in PROBABILITIES]
     expected = [p / sum(sharpened) for p in sharpened]
     assert chi_square(token, expected) < 22.5  # 6 degrees, p = 0.001
@@ -95,7 +100,7 @@ def test_positions_are_drawn_independently():
     """The joint frequencies of two positions are the products."""
     n = 20_000
     logits = logits_of([0.2, 0.5, 0.3], n)
-    first, second = (sample(logits, seeds(n), position, Sampling())[0] for position in (0, 1))
+    first, second = (sample(logits, seeds(n), torch.tensor(position), Sampling())[0] for position in (0, 1))
     joint = [p * q for p in (0.2, 0.5, 0.3) for q in (0.2, 0.5, 0.3)]
     assert chi_square(first * 3 + second, joint) < 26.2  # 8 degrees, p = 0.001
 
@@ -105,17 +110,17 @@ def test_positions_are_drawn_independently():
 def test_zero_probability_is_never_picked(u, probabilities, monkeypatch):
     """Not even at the very ends of the unit interval, whatever comes first or last."""
     drawn = torch.tensor([u], dtype=torch.float64)
-    monkeypatch.setattr("contrapose.rollout.sampler.uniform", lambda seed_N, position: drawn)
+    monkeypatch.setattr("contrapose.rollout.sampler.uniform", lambda seed_N, position_N: drawn)
     for top_p in (1.0, 0.9):
-        token, logp = sample(logits_of(probabilities, 1), torch.tensor([0]), 0, Sampling(top_p=top_p))
+        token, logp = sample(logits_of(probabilities, 1), torch.tensor([0]), FIRST, Sampling(top_p=top_p))
         assert probabilities[int(token)] > 0
         assert logp.isfinite().all()
 
 
 def test_the_ends_of_the_unit_interval(monkeypatch):
     drawn = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    monkeypatch.setattr("contrapose.rollout.sampler.uniform", lambda seed_N, position: drawn)
-    assert sample(logits_of(PROBABILITIES, 2), seeds(2), 0, Sampling())[0].tolist() == [0, 7]
+    monkeypatch.setattr("contrapose.rollout.sampler.uniform", lambda seed_N, position_N: drawn)
+    assert sample(logits_of(PROBABILITIES, 2), seeds(2), FIRST, Sampling())[0].tolist() == [0, 7]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,7 @@ def test_the_ends_of_the_unit_interval(monkeypatch):
 )
 def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, nucleus):
     n = 10_000
-    token, logp = sample(logits_of(PROBABILITIES, n), seeds(n), 0, Sampling(top_p=top_p))
+    token, logp = sample(logits_of(PROBABILITIES, n), seeds(n), FIRST, Sampling(top_p=top_p))
     mass = sum(PROBABILITIES[i] for i in nucleus)
     expected = [p / mass if i in nucleus else 0.0 for i, p in enumerate(PROBABILITIES)]
     assert chi_square(token, expected) < 16.3  # 3 degrees, p = 0.001
@@ -133,7 +138,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p, nucleus):
 def test_top_p_at_another_temperature():
     """The nucleus is that of the tempered distribution."""
     n = 10_000
-    token, logp = sample(logits_of([0.5, 0.3, 0.2], n), seeds(n), 0, Sampling(temperature=0.5, top_p=0.7))
+    token, logp = sample(logits_of([0.5, 0.3, 0.2], n), seeds(n), FIRST, Sampling(temperature=0.5, top_p=0.7))
     squares = [0.25, 0.09, 0.04]
     assert chi_square(token, [0.25 / 0.34, 0.09 / 0.34, 0.0]) < 10.9  # 1 degree, p = 0.001
     assert logp.tolist() == pytest.approx([math.log(squares[i] / 0.38) for i in token.tolist()], rel=1e-5)
@@ -141,7 +146,7 @@ def test_top_p_at_another_temperature():
 
 def test_greedy_takes_the_likeliest():
     logits = torch.randn(50, 9, generator=torch.Generator().manual_seed(0))
-    token, logp = sample(logits, seeds(50), 0, Sampling(temperature=0))
+    token, logp = sample(logits, seeds(50), FIRST, Sampling(temperature=0))
     assert torch.equal(token, logits.argmax(1))
     torch.testing.assert_close(logp, logits.log_softmax(1).amax(1))
 
@@ -149,13 +154,23 @@ def test_greedy_takes_the_likeliest():
 def test_a_row_draws_alone():
     """Neither its neighbours nor its place in the batch show in a row's token."""
     logits = torch.randn(40, 9, generator=torch.Generator().manual_seed(0))
-    together, _ = sample(logits, seeds(40), 4, Sampling())
+    together, _ = sample(logits, seeds(40), FIFTH, Sampling())
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
-    mixed, _ = sample(logits[order], seeds(40)[order], 4, Sampling())
-    alone = torch.cat([sample(logits[i : i + 1], seeds(40)[i : i + 1], 4, Sampling())[0] for i in range(40)])
+    mixed, _ = sample(logits[order], seeds(40)[order], FIFTH, Sampling())
+    alone = torch.cat([sample(logits[i : i + 1], seeds(40)[i : i + 1], FIFTH, Sampling())[0] for i in range(40)])
     assert torch.equal(mixed, together[order])
     assert torch.equal(alone, together)
-    assert not torch.equal(sample(logits, seeds(40, salt=1), 4, Sampling())[0], together)
+    assert not torch.equal(sample(logits, seeds(40, salt=1), FIFTH, Sampling())[0], together)
+
+
+def test_each_row_draws_at_its_own_position():
+    """Rows that are at different tokens of their answers, side by side."""
+    logits, position = logits_of([0.1] * 10, 40), torch.arange(40) % 7
+    together, _ = sample(logits, seeds(40), position, Sampling())
+    for t in range(7):
+        alone, _ = sample(logits, seeds(40), torch.tensor(t), Sampling())
+        assert torch.equal(together[position == t], alone[position == t])
+        assert not torch.equal(together, alone)
 
 
 @pytest.mark.parametrize(
@@ -164,5 +179,5 @@ def test_a_row_draws_alone():
 def test_log_probs_are_at_least_float32(dtype, expected):
     logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
     for temperature in (0.0, 1.0):
-        _, logp = sample(logits, seeds(5), 0, Sampling(temperature))
+        _, logp = sample(logits, seeds(5), FIRST, Sampling(temperature))
         assert logp.dtype == expected

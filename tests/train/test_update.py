@@ -14,7 +14,7 @@ from contrapose.policy.logprobs import LogProbs, Row
 from contrapose.train.collate import Minibatch, collate, micro_batches
 from contrapose.train.update import accumulate
 from contrapose.types import Group, Prompt, Rollout, Verdict
-from models import tiny
+from models import exact, tiny
 
 OBJECTIVES = {
     "rence": {},
@@ -71,7 +71,7 @@ def drawn(built: Objective, batch: Minibatch) -> Plan:
 
 
 def tiny_model(seed: int = 0) -> torch.nn.Module:
-    return tiny("qwen3", vocab=20, seed=seed).double()
+    return exact(tiny("qwen3", vocab=20, seed=seed))
 
 
 def groups(count: int = 4, k: int = 8, seed: int = 0) -> list[Group]:
@@ -171,15 +171,54 @@ def test_a_fresh_update_needs_no_first_pass(name, monkeypatch):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_only_objectives_that_couple_rollouts_pay_for_a_first_pass(name, monkeypatch):
+    """The others see every rollout once: with a gradient, or without where it can have no credit."""
     passes = []
     original = LogProbs.without_grad
     logprobs, built = LogProbs(tiny_model()), built_as(name)
     batch = minibatch()
     monkeypatch.setattr(
-        LogProbs, "without_grad", lambda self, rows, **kw: passes.append(1) or original(self, rows, **kw)
+        LogProbs, "without_grad", lambda self, rows, **kw: passes.append(len(rows)) or original(self, rows, **kw)
     )
-    accumulate(logprobs, built, batch, drawn(built, batch), built.start(), [list(range(32))], fresh=False)
-    assert len(passes) == (0 if name in NO_FIRST_PASS else 1)
+    plan = drawn(built, batch)
+    accumulate(logprobs, built, batch, plan, built.start(), [list(range(32))], fresh=False)
+    without_side = 0 if built.trust else int((plan.side_QK == 0).sum())
+    assert sum(passes) == (without_side if name in NO_FIRST_PASS else 32)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "conspo", "rence, no KL, constant margin, correct"])
+def test_rollouts_without_credit_are_spared_the_gradient_pass(name, monkeypatch):
+    """Their log-probs are known all the same, and the gradient is that of all rollouts."""
+    built, model = built_as(name), tiny_model()
+    logprobs, batch = LogProbs(model), minibatch()
+    dead = replace(batch, batch=replace(batch.batch, reward_QK=batch.batch.reward_QK.clone()))
+    dead.batch.reward_QK[0] = 1.0
+    dead = replace(dead, batch=replace(dead.batch, correct_QK=dead.batch.reward_QK >= 1))
+    plan, seen = drawn(built, dead), []
+    original = LogProbs.states
+    monkeypatch.setattr(
+        LogProbs, "states", lambda self, rows: seen.append((len(rows), torch.is_grad_enabled())) or original(self, rows)
+    )
+    pushed = accumulate(logprobs, built, dead, plan, built.start(), [list(range(32))], fresh=False)
+    without = (plan.side_QK == 0) if name in NO_FIRST_PASS else (pushed.credit_QKT == 0).all(-1)
+    spared = int(without.sum())
+    assert (pushed.credit_QKT[without] == 0).all()
+    assert spared >= 8
+    assert sum(rows for rows, grad in seen if grad) == 32 - spared
+    torch.testing.assert_close(
+        pushed.logp_QKT.flatten(0, 1),
+        original(logprobs, dead.rows).dense(original(logprobs, dead.rows).logp()[0]),
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+def test_an_update_without_any_credit_is_an_update():
+    """The optimizer's moments go on as they do after any gradient of zero."""
+    built, model = objective("grpo"), tiny_model()
+    batch = minibatch()
+    batch = replace(batch, batch=replace(batch.batch, reward_QK=torch.ones_like(batch.batch.reward_QK)))
+    accumulate(LogProbs(model), built, batch, drawn(built, batch), built.start(), [list(range(32))], fresh=False)
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 def test_the_token_weight_scales_the_credit():

@@ -80,7 +80,7 @@ def answered(
 
     Problems are asked in parts whose size follows from the settings alone: the last bits of a log-prob may depend on
     what is computed beside it, and an evaluation that was interrupted must sample the same. A part is what the engine
-    answers side by side anyway, so that asking in parts gives the bits of asking all at once.
+    answers side by side.
     """
     size = max(1, engine.side_by_side(one.prompts, one.exam.samples, one.sampling))
     found: list[Answered] = []

@@ -1,43 +1,52 @@
-"""Tokens -> log-probs of the chosen tokens, with or without grad, without keeping ``[tokens, vocabulary]`` logits."""
+"""Tokens -> log-probs of the chosen tokens, and the gradient of their sum weighed by a credit.
+
+Logits are formed a chunk at a time and never kept: ``[tokens, vocabulary]`` would be the largest tensor of an update.
+The credit is known before the gradient pass, so the head's gradient is taken chunk by chunk as logits are formed.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
+
+from contrapose.policy.llama import Llama, is_llama
+from contrapose.policy.states import Row, states_of
+from contrapose.types import ContraposeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-CHUNK_LOGITS = 1 << 24
-"""Logits are formed this many at a time (64 MiB in float32) and recomputed in the backward pass."""
+__all__ = ["LogProbs", "Row", "States"]
 
-
-class Row(NamedTuple):
-    """One prompt with one response, as token ids."""
-
-    prompt: tuple[int, ...]
-    response: tuple[int, ...]
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + len(self.response)
+CHUNK_LOGITS, CHUNK_LOGITS_CUDA = 1 << 22, 1 << 28
+"""Logits are formed this many at a time (16 MiB and 1 GiB in float32)."""
 
 
 class LogProbs:
     """Log-probs (nats) of response tokens under a causal language model, with logits divided by ``temperature``.
 
-    Rows are padded on the right and causal attention never looks there, so no mask is needed. Logits become
-    float32 (or stay float64) before the log-softmax.
+    Logits become float32 (or stay float64) before the log-softmax. With ``checkpointing`` the layers' activations are
+    computed again on the way back instead of kept.
     """
 
-    def __init__(self, model: PreTrainedModel, temperature: float = 1.0) -> None:
+    def __init__(self, model: PreTrainedModel, temperature: float = 1.0, *, checkpointing: bool = False) -> None:
         self.model = model
         self.temperature = temperature
+        self._llama = Llama(model, checkpointing) if is_llama(model) else None
+        self._checkpointing = checkpointing
+        if checkpointing and self._llama is None and not _layers(model):
+            raise ContraposeError(
+                f"model.gradient_checkpointing: {type(model).__name__} has no layers to recompute: turn it off"
+            )
         self._plain_head = _head_is_plain(model)
         if not self._plain_head:
             logging.getLogger(__name__).warning(
@@ -45,67 +54,157 @@ class LogProbs:
                 type(model).__name__,
             )
 
-    def __call__(self, rows: Sequence[Row]) -> Tensor:
-        """``logp_NT``, zero beyond each response. Differentiable unless grad is off."""
-        return self._forward(rows, with_entropy=False)[0]
-
     def without_grad(self, rows: Sequence[Row], *, entropy: bool = False) -> tuple[Tensor, Tensor]:
-        """``logp_NT`` and, if asked for, the policy's entropy (nats) at each response position; else zeros."""
+        """``logp_NT``, zero beyond each response, and, if asked for, the policy's entropy (nats) there; else zeros."""
         with torch.no_grad():
-            return self._forward(rows, with_entropy=entropy)
+            states = self.states(rows)
+            logp_M, entropy_M = states.logp(entropy=entropy)
+            return states.dense(logp_M), states.dense(entropy_M)
 
-    def _forward(self, rows: Sequence[Row], with_entropy: bool) -> tuple[Tensor, Tensor]:
+    def states(self, rows: Sequence[Row]) -> States:
+        """The states that choose the response tokens of ``rows``, differentiable unless grad is off.
+
+        Rows are padded on the right, where causal attention never looks. Raises ValueError for one without a prompt.
+        """
         if not all(row.prompt for row in rows):
             raise ValueError("a row needs a prompt: its first response token is chosen by the state before it")
         device = self.model.device
+        lengths = [len(row.response) for row in rows]
+        row_M = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths)).to(device)
+        t_M = torch.tensor([t for length in lengths for t in range(length)], dtype=torch.long, device=device)
+        chosen_M = torch.tensor([token for row in rows for token in row.response], dtype=torch.long, device=device)
+        head = self.model.get_output_embeddings() if self._plain_head else None
+        state_ME = states_of(self._llama, rows) if self._llama else self._foreign(rows, row_M, t_M)
+        return States(state_ME, chosen_M, (row_M, t_M), (len(rows), max(lengths)), self.temperature, head)
+
+    def _foreign(self, rows: Sequence[Row], row_M: Tensor, t_M: Tensor) -> Tensor:
+        """Hidden states, or where the head is not plain logits, from the model's own forward pass."""
         width = max(row.length for row in rows)
-        ids_NS = torch.tensor([[*r.prompt, *r.response, *[0] * (width - r.length)] for r in rows], device=device)
-        # the token at position s is chosen by the state at s - 1
-        at = [(i, len(r.prompt) + t - 1, t) for i, r in enumerate(rows) for t in range(len(r.response))]
-        row_M, state_M, t_M = torch.tensor(at, dtype=torch.long, device=device).reshape(-1, 3).unbind(1)
-        chosen_M = ids_NS[row_M, state_M + 1]
-        if self._plain_head:
-            hidden_NSH = self.model.base_model(input_ids=ids_NS, use_cache=False).last_hidden_state
-            logp_M, entropy_M = self._project(hidden_NSH[row_M, state_M], chosen_M, with_entropy)
-        else:
-            logits_NSV = self.model(input_ids=ids_NS, use_cache=False).logits
-            logp_M, entropy_M = _choose(logits_NSV[row_M, state_M], chosen_M, self.temperature, with_entropy)
-        empty_NT = logp_M.new_zeros(len(rows), max(len(r.response) for r in rows))
-        return empty_NT.index_put((row_M, t_M), logp_M), empty_NT.index_put((row_M, t_M), entropy_M)
-
-    def _project(self, hidden_MH: Tensor, chosen_M: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
-        head = self.model.get_output_embeddings()
-        size = max(1, CHUNK_LOGITS // self.model.config.get_text_config().vocab_size)
-
-        def chunk(hidden_MH: Tensor, chosen_M: Tensor) -> tuple[Tensor, Tensor]:
-            return _choose(head(hidden_MH), chosen_M, self.temperature, with_entropy)
-
-        if len(chosen_M) <= size:
-            return chunk(hidden_MH, chosen_M)
-        parts = [
-            checkpoint(chunk, h, c, use_reentrant=False) if torch.is_grad_enabled() else chunk(h, c)
-            for h, c in zip(hidden_MH.split(size), chosen_M.split(size), strict=True)
-        ]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        ids_NS = torch.tensor([[*r.prompt, *r.response, *[0] * (width - r.length)] for r in rows], device=row_M.device)
+        before_N = torch.tensor([len(row.prompt) - 1 for row in rows], device=row_M.device)
+        run = self.model.base_model if self._plain_head else self.model
+        with _checkpointed(self.model) if self._checkpointing and torch.is_grad_enabled() else nullcontext():
+            found = run(input_ids=ids_NS, use_cache=False)
+        every_NSE: Tensor = found.last_hidden_state if self._plain_head else found.logits
+        return every_NSE[row_M, before_N[row_M] + t_M]  # the token at position s is chosen by the state at s - 1
 
 
-def _choose(logits_MV: Tensor, chosen_M: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
-    logits_MV = logits_MV.to(torch.promote_types(logits_MV.dtype, torch.float32)) / temperature
-    normalised_MV = logits_MV.log_softmax(-1)
-    logp_M = normalised_MV.gather(1, chosen_M.unsqueeze(1)).squeeze(1)
-    if not with_entropy:
-        return logp_M, torch.zeros_like(logp_M)
-    return logp_M, torch.special.entr(normalised_MV.exp()).sum(-1)
+@dataclass(frozen=True)
+class States:
+    """What chooses M response tokens of N rows: hidden states under ``head``, or where that is None their logits."""
+
+    state_ME: Tensor
+    chosen_M: Tensor
+    place: tuple[Tensor, Tensor]
+    shape: tuple[int, int]
+    temperature: float
+    head: Any
+
+    def logp(self, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
+        """``(logp_M, entropy_M)`` of the response tokens, without grad; entropies are zero where not asked for."""
+        logp, entropies = [], []
+        with torch.no_grad():
+            for state_CE, chosen_C in self.chunks():
+                normal_CV = self.normal(state_CE)
+                logp.append(_chosen(normal_CV, chosen_C))
+                entropies.append(
+                    torch.special.entr(normal_CV.exp_()).sum(-1) if entropy else torch.zeros_like(logp[-1])
+                )
+        return torch.cat(logp), torch.cat(entropies)
+
+    def loss(self, credit_NT: Tensor) -> Tensor:
+        """``-(credit * logp).sum()``: its gradient is all that an update needs."""
+        wide = torch.promote_types(self.state_ME.dtype, torch.float32)
+        credit_M = credit_NT[self.place].to(wide)
+        if self.head is None:
+            return -(credit_M * _chosen(self.normal(self.state_ME), self.chosen_M)).sum()
+        return _Loss.apply(self.state_ME, self.head.weight, self.head.bias, credit_M, self)  # type: ignore[no-any-return]
+
+    def dense(self, values_M: Tensor) -> Tensor:
+        """Values of response tokens as ``[N, T]``, zero beyond each response."""
+        return values_M.new_zeros(self.shape).index_put(self.place, values_M)
+
+    def chunks(self, *more: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Pieces of the states, of the chosen tokens and of ``more`` values a token, together."""
+        vocabulary = self.state_ME.shape[1] if self.head is None else len(self.head.weight)
+        size = max(1, (CHUNK_LOGITS_CUDA if self.state_ME.is_cuda else CHUNK_LOGITS) // vocabulary)
+        return zip(*(x.split(size) for x in (self.state_ME, self.chosen_M, *more)), strict=True)
+
+    def normal(self, state_CE: Tensor) -> Tensor:
+        """Log-probs of the whole vocabulary."""
+        logits_CV = state_CE if self.head is None else self.head(state_CE)
+        logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
+        if self.temperature != 1:
+            logits_CV = logits_CV / self.temperature
+        return logits_CV.log_softmax(-1)
+
+
+class _Loss(torch.autograd.Function):
+    """``States.loss``, which takes its gradient while it forms the logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, _state_ME: Tensor, weight_VE: Tensor, bias_V: Tensor | None, credit_M: Tensor, of: States
+    ) -> Tensor:
+        wide = torch.promote_types(weight_VE.dtype, torch.float32)
+        d_weight_VE = torch.zeros_like(weight_VE, dtype=wide) if ctx.needs_input_grad[1] else None
+        d_bias_V = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and ctx.needs_input_grad[2] else None
+        d_state, loss = [], credit_M.new_zeros(())
+        for state_CE, chosen_C, credit_C in of.chunks(credit_M):
+            normal_CV = of.normal(state_CE)
+            loss -= (credit_C * _chosen(normal_CV, chosen_C)).sum()
+            # d loss / d logits = credit * (softmax - one at the chosen token) / temperature
+            slope_C1 = (credit_C / of.temperature).unsqueeze(1)
+            d_CV = normal_CV.exp_().mul_(slope_C1).scatter_add_(1, chosen_C.unsqueeze(1), -slope_C1).to(weight_VE.dtype)
+            d_state.append(d_CV @ weight_VE)
+            if d_weight_VE is not None:
+                d_weight_VE += d_CV.t() @ state_CE
+            if d_bias_V is not None:
+                d_bias_V += d_CV.sum(0)
+        ctx.gradients = torch.cat(d_state), d_weight_VE, d_bias_V
+        ctx.dtype = weight_VE.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return *(None if d is None else (d * grad).to(ctx.dtype) for d in ctx.gradients), None, None
+
+
+def _chosen(normal_CV: Tensor, chosen_C: Tensor) -> Tensor:
+    return normal_CV.gather(1, chosen_C.unsqueeze(1)).squeeze(1)
+
+
+@contextmanager
+def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the layers of a foreign model keep no activations. They are not told that they train: dropout stays off,
+    and decoding keeps its cache."""
+    before = [(layer, vars(layer).get("forward")) for layer in _layers(model)]
+    for layer, _ in before:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer, own in before:
+            del layer.forward
+            if own is not None:
+                layer.forward = own
+
+
+def _layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 @torch.no_grad()
 def _head_is_plain(model: PreTrainedModel) -> bool:
-    """Whether the head applied to the last hidden state gives the model's logits: measured, not assumed.
+    """Whether the head is a linear map of the last hidden state to the model's logits: measured, not assumed.
 
     Soft-capped or scaled logits (Gemma, Cohere, Granite) would otherwise be silently wrong.
     """
     head = model.get_output_embeddings()
-    if head is None:
+    if type(head) is not torch.nn.Linear:
         return False
     ids_NS = torch.arange(4, device=model.device).unsqueeze(0)
     expected = model(input_ids=ids_NS, use_cache=False).logits

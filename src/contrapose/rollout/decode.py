@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from contrapose.policy.llama import is_llama
 from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer
-from contrapose.rollout.sampler import Sampling, sample, seed_of
+from contrapose.rollout.cached import Decoder, LlamaDecoder
+from contrapose.rollout.foreign import ForeignDecoder
+from contrapose.rollout.growing import grow
+from contrapose.rollout.sampler import Sampling, seed_of
 from contrapose.types import UNVERSIONED, ContraposeError, Prompt, Rollout, Sampled
 
 if TYPE_CHECKING:
-    from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-
-RETIRE_BELOW = 0.75
-"""The cache is compacted when the share of its rows still growing falls to this."""
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class EmbeddedEngine:
     """A ``RolloutEngine`` in the trainer's own process.
 
-    Side by side it decodes at most ``max_rows`` rollouts, and no more than a cache of ``cache_gib`` would hold if
-    all of them ran to the limit; never less than one group. Raises ContraposeError for a model whose past it
-    cannot clone and cut (state-space and linear-attention models).
+    Side by side it decodes at most ``max_rows`` rollouts, and no more than a cache of ``cache_gib`` would hold if all
+    of them ran to the limit; never less than one group. Raises ContraposeError for a model whose past it cannot clone
+    and cut (state-space and linear-attention models).
     """
 
     def __init__(
@@ -35,12 +34,13 @@ class EmbeddedEngine:
         max_rows: int = 256,
         cache_gib: float = 8.0,
     ) -> None:
-        self.model = model
         self.tokenizer = tokenizer
         self.eos = eos
         self.max_rows = max_rows
-        self.version = UNVERSIONED
-        self._cache_tokens = int(cache_gib * 2**30 / _cache_bytes_per_token(model))
+        self.model, self.version = model, UNVERSIONED
+        decoder = decoder_for(model)
+        self._idle: tuple[PreTrainedModel, Decoder] | None = (model, decoder)
+        self._cache_tokens = int(cache_gib * 2**30 / decoder.bytes_per_token())
 
     @classmethod
     def load(cls, path: str, dtype: str = "float32") -> EmbeddedEngine:
@@ -69,30 +69,31 @@ class EmbeddedEngine:
 
     def side_by_side(self, prompts: Sequence[Prompt], k: int, sampling: Sampling) -> int:
         """How many of ``prompts`` are rolled out together."""
-        longest = max((len(p.tokens) for p in prompts), default=0) + sampling.max_tokens
-        return max(1, min(self.max_rows, self._cache_tokens // longest) // k)
+        columns = max((len(p.tokens) for p in prompts), default=0) + sampling.max_tokens
+        return max(1, min(self.max_rows, self._cache_tokens // columns) // k)
 
     def generate(
         self, prompts: Sequence[Prompt], k: int, seed: int, sampling: Sampling, cancelled: Collection[str] = ()
     ) -> Iterator[list[Sampled]]:
         """See ``RolloutEngine.generate``. Rollout i of a prompt is drawn with the seed of ``(seed, prompt id, i)``."""
-        wave = self.side_by_side(prompts, k, sampling)
-        for start in range(0, len(prompts), wave):
-            part = prompts[start : start + wave]
-            seeds = [seed_of(seed, p.id, i) for p in part for i in range(k)]
-            growing = [True] * len(part)
-            dropped: set[int] = set()  # rows that decode is to hand over before its next step
-            for ended in decode(self.model, [p.tokens for p in part], k, seeds, sampling, self.eos, dropped):
-                cut_short = frozenset(dropped)
-                dropped.clear()
+        model, idle, self._idle = self.model, self._idle, None  # a generation that begins meanwhile has its own
+        decoder = idle[1] if idle and idle[0] is model else decoder_for(model)
+        seeds = [seed_of(seed, p.id, i) for p in prompts for i in range(k)]
+        growing = [True] * len(prompts)
+        dropped: set[int] = set()  # rollouts that are to be handed over as they are
+        tokens, wave = [p.tokens for p in prompts], self.side_by_side(prompts, k, sampling)
+        try:
+            for ended in grow(decoder, tokens, k, seeds, sampling, self.eos, wave, dropped):
                 yield [
-                    Sampled(part[row // k], row % k, self._rollout(tokens, logp, row in cut_short))
-                    for row, tokens, logp in ended
+                    Sampled(prompts[number // k], number % k, self._rollout(tokens, logp, number in dropped))
+                    for number, tokens, logp in ended
                 ]
-                for number, prompt in enumerate(part):
+                for number, prompt in enumerate(prompts if cancelled else ()):
                     if growing[number] and prompt.id in cancelled:
                         growing[number] = False
                         dropped.update(range(number * k, number * k + k))
+        finally:
+            self._idle = model, decoder
 
     def _rollout(self, tokens: list[int], logp: list[float], cancelled: bool) -> Rollout:
         stopped = tokens[-1] in self.eos
@@ -102,86 +103,20 @@ class EmbeddedEngine:
             mask=(1,) * len(tokens),
             logp=tuple(logp),
             text=text if isinstance(text, str) else "".join(text),
-            finished="cancelled" if cancelled else "stop" if stopped else "length",
+            finished="stop" if stopped else "cancelled" if cancelled else "length",
             version=self.version,
         )
 
 
-@torch.inference_mode()
-def decode(
-    model: PreTrainedModel,
-    prompts: Sequence[tuple[int, ...]],
-    k: int,
-    seeds: Sequence[int],
-    sampling: Sampling,
-    eos: tuple[int, ...],
-    dropped: Collection[int] = (),
-) -> Iterator[list[tuple[int, list[int], list[float]]]]:
-    """Yield ``(row, tokens, logp)`` of the rows that finish, step by step; rows ``p * k`` to ``p * k + k - 1`` answer
-    prompt ``p``. Rows that stand in ``dropped`` after a yield are yielded as they are, and go no further."""
-    device = model.device
-    eos_E = torch.tensor(eos, device=device)
-    rows = len(prompts) * k
-    logits_NV, cache, attend_NS = _prefill(model, prompts, k)
-    token_NT = torch.zeros(rows, sampling.max_tokens, dtype=torch.long, device=device)
-    logp_NT = torch.zeros(rows, sampling.max_tokens, dtype=torch.float32, device=device)
-    seed_N = torch.tensor(seeds, dtype=torch.long, device=device)
-    row_N = torch.arange(rows, device=device)  # which row each line of the cache belongs to
-    live_N = torch.ones(rows, dtype=torch.bool, device=device)
-    for t in range(sampling.max_tokens):
-        chosen_N, chosen_logp_N = sample(logits_NV, seed_N[row_N], t, sampling)
-        token_NT[row_N, t], logp_NT[row_N, t] = chosen_N, chosen_logp_N.float()
-        last = t + 1 == sampling.max_tokens
-        ended_N = live_N & (torch.isin(chosen_N, eos_E) | last)
-        while ended_N.any():
-            yield [(r, token_NT[r, : t + 1].tolist(), logp_NT[r, : t + 1].tolist()) for r in row_N[ended_N].tolist()]
-            live_N = live_N & ~ended_N
-            ended_N = live_N & torch.isin(row_N, torch.tensor(sorted(dropped), device=device, dtype=row_N.dtype))
-        growing = int(live_N.sum())
-        if growing == 0:
-            return
-        if growing <= RETIRE_BELOW * len(live_N):
-            kept = live_N.nonzero().squeeze(1)
-            cache.batch_select_indices(kept)
-            row_N, live_N, chosen_N, attend_NS = row_N[kept], live_N[kept], chosen_N[kept], attend_NS[kept]
-        attend_NS = torch.cat([attend_NS, attend_NS.new_ones(len(attend_NS), 1)], dim=1)
-        logits_NV = model(
-            input_ids=chosen_N.unsqueeze(1),
-            attention_mask=attend_NS,
-            position_ids=attend_NS.sum(1, keepdim=True) - 1,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-
-
-@torch.inference_mode()
-def _cache_bytes_per_token(model: PreTrainedModel) -> float:
-    """Measured on a prompt of two tokens, cloned to two rows; also shows whether the model's past can be cloned."""
+def decoder_for(model: PreTrainedModel) -> Decoder:
+    """The fastest decoder that computes what ``model`` does."""
+    if is_llama(model):
+        return LlamaDecoder(model)
+    name = type(model).__name__
+    decoder = ForeignDecoder(model)
     try:
-        cache: Any = _prefill(model, [(0, 1)], 2)[1]
-        cache.batch_select_indices(torch.tensor([0], device=model.device))
-        past: list[Tensor] = [t for layer in cache.layers for t in (layer.keys, layer.values)]
-        return sum(t.numel() * t.element_size() for t in past) / 2
+        decoder.bytes_per_token()
     except (AttributeError, TypeError, ValueError, NotImplementedError) as error:
-        name = type(model).__name__
         raise ContraposeError(f"model.path: the embedded engine needs a key-value cache, {name} has none") from error
-
-
-def _prefill(model: PreTrainedModel, prompts: Sequence[tuple[int, ...]], k: int) -> tuple[Tensor, DynamicCache, Tensor]:
-    """Logits after each prompt, its cache and its attention mask, each cloned to ``k`` rows (left-padded)."""
-    from transformers import DynamicCache
-
-    width = max(len(p) for p in prompts)
-    ids_PS = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=model.device)
-    attend_PS = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    cache = DynamicCache(config=model.config)
-    logits_PV = model(
-        input_ids=ids_PS,
-        attention_mask=attend_PS,
-        position_ids=(attend_PS.cumsum(1) - 1).clamp(min=0),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
-    cache.batch_repeat_interleave(k)
-    return logits_PV.repeat_interleave(k, 0), cache, attend_PS.repeat_interleave(k, 0)
+    logging.getLogger(__name__).warning("%s is decoded through transformers, which is slower", name)
+    return decoder

@@ -6,7 +6,11 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+BLOCK = 64
+"""Tokens whose probabilities are summed first, where one is drawn."""
 
 
 @dataclass(frozen=True)
@@ -24,12 +28,12 @@ def seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
-def uniform(seed_N: Tensor, position: int) -> Tensor:
+def uniform(seed_N: Tensor, position_N: Tensor) -> Tensor:
     """Uniform float64 numbers in [0, 1): the SplitMix64 hash of ``(seed, position)``.
 
     A counter-based draw does not depend on which other rows are in the batch, as one from a shared generator would.
     """
-    x = seed_N + _signed((position + 1) * 0x9E3779B97F4A7C15)
+    x = seed_N + (position_N + 1) * _signed(0x9E3779B97F4A7C15)
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     x = x ^ _shift_right(x, 31)
@@ -46,25 +50,39 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def sample(logits_NV: Tensor, seed_N: Tensor, position: int, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def sample(logits_NV: Tensor, seed_N: Tensor, position_N: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """``(token_N, logp_N)``: one token a row by inverse CDF, and its log-prob under softmax(logits / temperature).
 
     ``top_p`` restricts the draw to the most likely tokens that reach that mass; the log-prob stays that of the
     whole distribution, as the policy's is.
     """
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+    if sampling.temperature not in (0, 1):
+        logits_NV = logits_NV / sampling.temperature
+    p_NV = logits_NV.softmax(-1)
     if sampling.temperature == 0:
-        logp_NV = logits_NV.log_softmax(-1)
         token_N = logits_NV.argmax(-1)
     else:
-        logp_NV = (logits_NV / sampling.temperature).log_softmax(-1)
-        weight_NV = logp_NV.exp().double()
-        if sampling.top_p < 1:
-            weight_NV = _nucleus(weight_NV, sampling.top_p)
-        cdf_NV = weight_NV.cumsum(-1)
-        target_N1 = uniform(seed_N, position).unsqueeze(1) * cdf_NV[:, -1:]
-        token_N = torch.searchsorted(cdf_NV, target_N1, right=True).squeeze(1).clamp(max=logits_NV.shape[1] - 1)
-    return token_N, logp_NV.gather(1, token_N.unsqueeze(1)).squeeze(1)
+        weight_NV = p_NV if sampling.top_p == 1 else _nucleus(p_NV.double(), sampling.top_p)
+        token_N = _draw(weight_NV, uniform(seed_N, position_N))
+    return token_N, p_NV.gather(1, token_N.unsqueeze(1)).squeeze(1).log()
+
+
+def _draw(weight_NV: Tensor, uniform_N: Tensor) -> Tensor:
+    """The token at which the running sum of a row's weights passes ``uniform`` times their total.
+
+    First the block of tokens in which it does, then the token: the running sums in double precision are short.
+    """
+    weight_NBC = F.pad(weight_NV, (0, -weight_NV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    blocks_NB = weight_NBC.sum(-1, dtype=torch.float64).cumsum(-1)
+    target_N1 = uniform_N.unsqueeze(1) * blocks_NB[:, -1:]
+    block_N1 = torch.searchsorted(blocks_NB, target_N1, right=True).clamp_(max=blocks_NB.shape[1] - 1)
+    before_N1 = F.pad(blocks_NB, (1, 0)).gather(1, block_N1)
+    within_NC = weight_NBC[torch.arange(len(block_N1), device=block_N1.device), block_N1.squeeze(1)].double().cumsum(-1)
+    # the two sums round apart: never beyond the last token that has any weight
+    rest_N1 = torch.minimum(target_N1 - before_N1, within_NC[:, -1:].nextafter(target_N1.new_zeros(())))
+    token_N1 = block_N1 * BLOCK + torch.searchsorted(within_NC, rest_N1, right=True)
+    return token_N1.squeeze(1).clamp_(max=weight_NV.shape[1] - 1)  # of logits that are not finite, any
 
 
 def _nucleus(weight_NV: Tensor, top_p: float) -> Tensor:

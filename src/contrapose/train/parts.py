@@ -84,6 +84,7 @@ def make_optimizer(config: Config, model: PreTrainedModel) -> torch.optim.AdamW:
         betas=config.optim.betas,
         eps=config.optim.eps,
         weight_decay=config.optim.weight_decay,
+        fused=True,
     )
 
 

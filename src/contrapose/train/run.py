@@ -93,7 +93,8 @@ class Run:
         self.pool = make_pool(config, prompts, thresholds)
         self.fingerprint = fingerprint(self.pool.prompts())
         self.model = load_model(found / "model" if found else source, config.model.dtype)
-        self.logprobs = LogProbs(self.model, config.rollout.temperature)
+        recompute = config.model.gradient_checkpointing
+        self.logprobs = LogProbs(self.model, config.rollout.temperature, checkpointing=recompute)
         self.reference = make_reference(config, self.objective, self.model)
         self.facts = facts() | ({"reference": weights_digest(self.reference.model)} if self.reference else {})
         eos = eos_ids(self.model, self.tokenizer)

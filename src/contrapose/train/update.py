@@ -86,7 +86,8 @@ def accumulate(
     """Add the gradient of -J to the parameters, over any split of the rows into micro-batches.
 
     Objectives whose credit needs no more than the rollout's own log-probs take it from the gradient pass itself;
-    the others need the whole group's scores first, from a pass without grad.
+    the others need the whole group's scores first, from a pass without grad. Rollouts without credit are spared the
+    gradient pass.
     """
     rows, shape_QKT, weight_QKT = minibatch.rows, plan.weight_QKT.shape, minibatch.token_weight_QKT
     live = not fresh and objective.coupling in ("token", "rollout")
@@ -98,16 +99,34 @@ def accumulate(
         logp_QKT = plan.batch.old_logp_QKT if first_NT is None else first_NT.view(shape_QKT)
         credit_QKT, total_J = credit_of(objective, logp_QKT, plan, now)
         J = float(total_J)
-    logp_NT, credit_NT = logp_QKT.flatten(0, 1), credit_QKT.flatten(0, 1)  # views
+    logp_NT, credit_NT = (x.view(len(rows), -1) for x in (logp_QKT, credit_QKT))
     weight_NT = None if weight_QKT is None else weight_QKT.flatten(0, 1)
-    for index in micro:
-        live_NT = logprobs([rows[i] for i in index])
-        at, width = torch.tensor(index, device=live_NT.device), live_NT.shape[1]
+    idle_N = _idle(objective, plan) if live else ~credit_NT.any(1)
+    for index in _only(micro, ~idle_N):
+        states = logprobs.states([rows[i] for i in index])
+        at, width = torch.tensor(index, device=logp_QKT.device), states.shape[1]
         if live:
-            part_N1T, part_J = credit_of(objective, live_NT.detach().unsqueeze(1), plan.rollouts(at, width), now)
-            logp_NT[at, :width], credit_NT[at, :width] = live_NT.detach(), part_N1T.squeeze(1)
+            live_NT = states.dense(states.logp()[0])
+            part_N1T, part_J = credit_of(objective, live_NT.unsqueeze(1), plan.rollouts(at, width), now)
+            logp_NT[at, :width], credit_NT[at, :width] = live_NT, part_N1T.squeeze(1)
             J += float(part_J)
         if weight_NT is not None:
             credit_NT[at] *= weight_NT[at]
-        (-(credit_NT[at, :width] * live_NT).sum()).backward()
+        states.loss(credit_NT[at, :width]).backward()
+    if live and idle_N.any():
+        logp_NT[idle_N] = no_grad_pass(logprobs, rows, shape_QKT[2], _only(micro, idle_N))[0][idle_N]
+    for weight in logprobs.model.parameters():  # where nobody pushed, the optimizer's moments go on all the same
+        if weight.requires_grad and weight.grad is None and idle_N.all():
+            weight.grad = torch.zeros_like(weight)
     return Pushed(logp_QKT, credit_QKT, J)
+
+
+def _idle(objective: Objective, plan: Plan) -> Tensor:
+    """Rollouts that have no credit whatever their log-probs, ``[N]``: on no side, and nothing else holds them."""
+    return (plan.side_QK == 0).flatten() & (objective.trust is None)
+
+
+def _only(micro: Sequence[Sequence[int]], chosen_N: Tensor) -> list[list[int]]:
+    """What of the micro-batches is chosen."""
+    chosen = chosen_N.tolist()
+    return [part for index in micro if (part := [i for i in index if chosen[i]])]

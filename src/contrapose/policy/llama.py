@@ -1,0 +1,176 @@
+"""The forward pass of Llama-family models on their own parameters, which training and decoding share.
+
+    h  = embed(ids)
+    h += O attend(rotate(norm(Q x)), rotate(norm(K x)), V x)      x = norm(h)
+    h += W_down (act(W_gate x) * W_up x)                          x = norm(h)
+
+What attention attends to is the caller's: whole rows in training, a cache in decoding. Nothing is copied: every pass
+reads the parameters as they are. Dimensions beside the legend of ``types.py``: H heads, D head size, E hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from contrapose.policy.fused import rms_norm, rotate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+
+SHIFTING_ROPE = ("dynamic", "longrope")
+"""Kinds of rotary embedding whose angles depend on the longest row at hand, not on the position alone."""
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""``(layer, q_NHD, k_NHD, v_NHD) -> [N, H * D]``, queries and keys rotated."""
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""How far our hidden states may be from the library's, relative to the largest of them; it takes norms in float32."""
+
+Linear = tuple[Tensor, Tensor | None]
+"""Weight and bias."""
+
+
+class Layer:
+    """The parameters of one layer, and its sliding window, or None."""
+
+    def __init__(self, config: Any, number: int, layer: Any) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.eps = layer.input_layernorm.variance_epsilon
+        self.norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
+        self.q, self.k, self.v, self.o = map(
+            _linear, (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        )
+        named = hasattr(attention, "q_norm")
+        self.head_norms = (attention.q_norm.weight, attention.k_norm.weight) if named else None
+        self.gate, self.up, self.down = map(_linear, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
+        self.act = mlp.act_fn
+        kinds = getattr(config, "layer_types", None)
+        slides = not kinds or kinds[number] == "sliding_attention"
+        self.window: int | None = getattr(config, "sliding_window", None) if slides else None
+
+
+class Llama:
+    """The blocks of a model of which ``is_llama`` holds.
+
+    With ``checkpointing`` a layer's activations are computed again on the way back instead of kept.
+    """
+
+    def __init__(self, model: PreTrainedModel, checkpointing: bool = False) -> None:
+        body: Any = model.model
+        self.checkpointing = checkpointing
+        self.layers = [Layer(model.config, number, layer) for number, layer in enumerate(body.layers)]
+        self.embedding, self.norm = body.embed_tokens.weight, body.norm.weight
+        self.head_size: int = body.layers[0].self_attn.head_dim
+        self.groups: int = model.config.num_key_value_heads
+        self._angles = body.rotary_emb
+        self._table = torch.empty(0), torch.empty(0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        device: torch.device = self.embedding.device
+        return device
+
+    @torch.no_grad()
+    def reach(self, length: int) -> None:
+        """Have the angles of positions below ``length`` at hand: cosines and sines ``[T, 1, D]``, scaling included.
+
+        The sines of a head's first half are negated: ``rotate`` adds them to its second half.
+        """
+        if len(self._table[0]) < length or self._table[0].device != self.device:
+            position_1T = torch.arange(length, device=self.device).unsqueeze(0)
+            cos_TD, sin_TD = (x[0] for x in self._angles(self.embedding, position_1T))
+            sin_TD[:, : self.head_size // 2].neg_()
+            self._table = cos_TD.unsqueeze(1), sin_TD.unsqueeze(1)
+
+    def __call__(self, ids_N: Tensor, position_N: Tensor, attend: Attend) -> Tensor:
+        """Hidden states ``[N, E]`` after the last norm. ``ids_N`` are tokens of any rows, one after the other."""
+        rope = self._table[0][position_N], self._table[1][position_N]
+        h_NE = F.embedding(ids_N, self.embedding)
+        recompute = self.checkpointing and torch.is_grad_enabled()
+        for number in range(len(self.layers)):
+            if recompute:
+                h_NE = checkpoint(self._layer, number, h_NE, rope, attend, use_reentrant=False)
+            else:
+                h_NE = self._layer(number, h_NE, rope, attend)
+        return rms_norm(h_NE, self.norm, self.layers[0].eps)
+
+    def _layer(self, number: int, h_NE: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+        layer = self.layers[number]
+        x_NE = rms_norm(h_NE, layer.norms[0], layer.eps)
+        q_NHD, k_NHD, v_NHD = (
+            F.linear(x_NE, *part).unflatten(1, (-1, self.head_size)) for part in (layer.q, layer.k, layer.v)
+        )
+        if layer.head_norms:
+            q_NHD, k_NHD = (rms_norm(x, w, layer.eps) for x, w in zip((q_NHD, k_NHD), layer.head_norms, strict=True))
+        h_NE = _onto(h_NE, attend(number, rotate(q_NHD, *rope), rotate(k_NHD, *rope), v_NHD), layer.o)
+        x_NE = rms_norm(h_NE, layer.norms[1], layer.eps)
+        return _onto(h_NE, layer.act(F.linear(x_NE, *layer.gate)) * F.linear(x_NE, *layer.up), layer.down)
+
+    def rows(self, ids_NS: Tensor) -> Tensor:
+        """Hidden states ``[N, S, E]`` of whole rows, padded on the right; each token sees what stands before it."""
+        rows, length = ids_NS.shape
+        self.reach(length)
+
+        def attend(number: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
+            q, k, v = (heads_first(x, rows) for x in (q_NHD, k_NHD, v_NHD))
+            return heads_last(causal(q, k, v, self.layers[number].window))
+
+        position_N = torch.arange(length, device=ids_NS.device).repeat(rows)
+        return self(ids_NS.flatten(), position_N, attend).view(rows, length, -1)
+
+
+def heads_first(x_NHD: Tensor, rows: int) -> Tensor:
+    """The tokens of ``rows`` rows, one after the other, as attention takes them: ``[rows, H, S, D]``."""
+    return x_NHD.view(rows, -1, *x_NHD.shape[1:]).transpose(1, 2)
+
+
+def heads_last(x_RHSD: Tensor) -> Tensor:
+    """What attention gives, as tokens of one row after the other: ``[R * S, H * D]``."""
+    return x_RHSD.transpose(1, 2).flatten(0, 1).flatten(1)
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+    """Attention of ``[rows, heads, S, D]`` to what stands before, at most ``window`` tokens back, itself included."""
+    length, grouped = q.shape[2], q.shape[1] != k.shape[1]
+    if window is None or window >= length:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    seen_SS = torch.ones(length, length, dtype=torch.bool, device=q.device).tril().triu(1 - window)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen_SS, enable_gqa=grouped)
+
+
+def is_llama(model: PreTrainedModel) -> bool:
+    """Whether ``Llama`` computes what the model computes: by its class and parts, and measured on a few tokens."""
+    if type(model).__name__ not in FAMILY or model.config.rope_parameters.get("rope_type") in SHIFTING_ROPE:
+        return False
+    linear = [model.get_output_embeddings()]
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        linear += [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        linear += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    if any(type(part) is not nn.Linear for part in linear) or type(model.model.embed_tokens) is not nn.Embedding:
+        return False  # an adapter may do nothing yet, so that no measurement sees it
+    with torch.no_grad():
+        ids_NS = torch.arange(8, device=model.device).remainder(model.config.vocab_size).view(2, 4)
+        expected = model.base_model(input_ids=ids_NS, use_cache=False).last_hidden_state
+        found = Llama(model).rows(ids_NS)
+    far, scale = (found - expected).abs().max(), expected.abs().max()
+    return bool(far <= TOLERANCE[model.dtype] * scale) or not bool(scale.isfinite())
+
+
+def _linear(linear: Any) -> Linear:
+    return linear.weight, linear.bias
+
+
+def _onto(h_NE: Tensor, x: Tensor, linear: Linear) -> Tensor:
+    """``h + linear(x)``, added where the product is written."""
+    weight, bias = linear
+    return torch.addmm(h_NE if bias is None else h_NE + bias, x, weight.t())

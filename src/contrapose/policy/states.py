@@ -1,0 +1,84 @@
+"""The hidden states that choose response tokens, without padding, and each prompt computed once for all its answers.
+
+All layers but attention work on one list of tokens: those of the different prompts, then those of the responses. For
+attention the rows are put together by index, so that a prompt lends its keys and values to all rows that answer it, and
+their gradients add up there. Rows of like length stand together, and causal attention needs no mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from contrapose.policy.llama import Llama, causal, heads_last
+
+LIKE = 1.5
+"""Rows stand together in attention when the longest is at most so many times as long as the shortest."""
+
+
+class Row(NamedTuple):
+    """One prompt with one response, as token ids."""
+
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.response)
+
+
+def states_of(llama: Llama, rows: Sequence[Row]) -> Tensor:
+    """The state that chooses each response token, row by row, ``[M, E]``."""
+    device = llama.device
+    prompts = list(dict.fromkeys(row.prompt for row in rows))
+    told = [row.response[:-1] for row in rows]  # the last token chooses nothing
+    ends = list(accumulate(map(len, [*prompts, *told])))
+    asked = {prompt: range(end - len(prompt), end) for prompt, end in zip(prompts, ends, strict=False)}
+    answers = [range(end - len(part), end) for part, end in zip(told, ends[len(prompts) :], strict=True)]
+    places = [[*asked[row.prompt], *answer] for row, answer in zip(rows, answers, strict=True)]  # of a row's tokens
+    position_N, back_N, together = [0] * ends[-1], [0] * ends[-1], []
+    start = 0
+    for group in _alike(places):
+        width = len(places[group[-1]])
+        for number, row in enumerate(group):
+            for position, place in enumerate(places[row]):
+                position_N[place], back_N[place] = position, start + number * width + position
+        padded = [places[row] + [0] * (width - len(places[row])) for row in group]
+        together.append(torch.tensor(padded, device=device))
+        start += len(group) * width
+    back = torch.tensor(back_N, device=device)
+    llama.reach(max(map(len, places)))
+
+    def attend(layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
+        window, out = llama.layers[layer].window, []
+        for place_RS in together:
+            q, k, v = (_rows(x, place_RS) for x in (q_NHD, k_NHD, v_NHD))
+            out.append(heads_last(causal(q, k, v, window)))
+        return torch.cat(out).index_select(0, back)
+
+    ids_N = torch.tensor([token for part in (*prompts, *told) for token in part], device=device)
+    hidden_NE = llama(ids_N, torch.tensor(position_N, device=device), attend)
+    # a response's first token is chosen by the prompt's last state, each other by the token before it
+    choosing = [at for row, own in zip(rows, places, strict=True) if row.response for at in own[len(row.prompt) - 1 :]]
+    return hidden_NE.index_select(0, torch.tensor(choosing, dtype=torch.long, device=device))
+
+
+def _alike(places: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Rows in groups of like length, the shortest first."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(places)), key=lambda i: len(places[i])):
+        if groups and len(places[row]) <= LIKE * len(places[groups[-1][0]]):
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
+def _rows(x_NHD: Tensor, place_RS: Tensor) -> Tensor:
+    """Tokens put together as ``[R, H, S, D]``."""
+    flat = x_NHD.flatten(1).index_select(0, place_RS.flatten())
+    return flat.view(*place_RS.shape, *x_NHD.shape[1:]).transpose(1, 2)

@@ -1,0 +1,159 @@
+"""Decoding of Llama-family models on the policy's own parameters, with a past whose rows come and go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from contrapose.policy.llama import Llama, causal, heads_first, heads_last
+from contrapose.rollout.past import Past, past_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+PREFILL_TOKENS = 1 << 14
+"""Prompts are read so many padded tokens at a time."""
+
+KEPT_BYTES = 1 << 28
+"""A past of at most so many bytes is kept from one generation to the next."""
+
+Tokens = Sequence[int]
+
+
+class Decoder(Protocol):
+    """Rows that grow by a token a step. ``joins``: whether prompts may join while other rows are growing."""
+
+    joins: bool
+    device: torch.device
+
+    def bytes_per_token(self) -> float:
+        """What the past takes for one token of one row."""
+        ...
+
+    def open(self, rows: int, columns: int) -> None:
+        """Make room for ``rows`` rows of so many tokens, and forget what was there."""
+        ...
+
+    def admit(self, prompts: Sequence[Tokens], k: int, rows: Sequence[int]) -> Tensor:
+        """Read each prompt once, clone it to ``k`` of ``rows`` in turn, and return the logits of their first tokens."""
+        ...
+
+    def step(self, token_N: Tensor) -> Tensor:
+        """Take in the token that each row chose, and return the logits of the next, ``[N, V]``."""
+        ...
+
+    def free(self, rows: Sequence[int]) -> None:
+        """Nobody asks for these rows any more: others may join in their place."""
+        ...
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Let go of all rows but these, which close up in this order: each stays, or moves to a row that is free."""
+        ...
+
+    def close(self) -> None:
+        """Give memory back that is not small."""
+        ...
+
+
+class LlamaDecoder:
+    """A ``Decoder`` for models of which ``policy.llama.is_llama`` holds."""
+
+    joins = True
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.llama = Llama(model)
+        self.head: Any = model.get_output_embeddings()
+        self.device = model.device
+        self._past: Past | None = None
+
+    def bytes_per_token(self) -> float:
+        """See ``Decoder.bytes_per_token``."""
+        values = 2 * len(self.llama.layers) * self.llama.groups * self.llama.head_size
+        return float(values * self.llama.embedding.element_size())
+
+    def open(self, rows: int, columns: int) -> None:
+        """See ``Decoder.open``."""
+        self.llama.reach(columns)
+        if self._past is None or self._past.rows < rows or self._past.columns < columns:
+            self._past = None  # before there is another
+            self._past = past_for(self.llama, rows, columns)
+        else:
+            self._past.forget()
+        self._length_N = torch.zeros(rows, dtype=torch.long, device=self.device)
+        self._grows_N, self._seen = torch.zeros_like(self._length_N), 0
+
+    def admit(self, prompts: Sequence[Tokens], k: int, rows: Sequence[int]) -> Tensor:
+        """See ``Decoder.admit``."""
+        self._seen = max(self._seen, *map(len, prompts))
+        parts = [(prompts[start:stop], rows[start * k : stop * k]) for start, stop in _parts(prompts)]
+        return torch.cat([self._read(asked, k, torch.tensor(taken, device=self.device)) for asked, taken in parts])
+
+    def step(self, token_N: Tensor) -> Tensor:
+        """See ``Decoder.step``."""
+        past = self._open
+        self._seen += 1  # no row has more columns: known without asking the device
+
+        def attend(layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
+            return past.look_back(layer, q_NHD, k_NGD, v_NGD, self._length_N, self._seen)
+
+        hidden_NE = self.llama(token_N, self._length_N, attend)
+        self._length_N += self._grows_N
+        return self._logits(hidden_NE)
+
+    def free(self, rows: Sequence[int]) -> None:
+        """See ``Decoder.free``. A row that nobody asks for goes on without a past."""
+        freed = torch.tensor(rows, device=self.device)
+        self._length_N[freed], self._grows_N[freed] = 0, 0
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """See ``Decoder.keep``."""
+        kept = torch.tensor(rows, device=self.device)
+        self._length_N, self._grows_N = self._length_N[kept], self._grows_N[kept]
+        to = (kept != torch.arange(len(rows), device=self.device)).nonzero().squeeze(1)
+        self._seen = int(self._length_N.max())
+        self._open.move(kept[to], to, self._seen)
+
+    def close(self) -> None:
+        """See ``Decoder.close``. A small past stays: new memory costs as much as what is then decoded into it."""
+        if self._past and self._past.rows * self._past.columns * self.bytes_per_token() > KEPT_BYTES:
+            self._past = None
+
+    @property
+    def _open(self) -> Past:
+        assert self._past, "open comes first"
+        return self._past
+
+    def _read(self, prompts: Sequence[Tokens], k: int, rows_N: Tensor) -> Tensor:
+        """Prompts, padded on the right, through all layers; their past goes to ``rows``."""
+        count, width = len(prompts), max(map(len, prompts))
+        ids_PS = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.device)
+        length_P, past = torch.tensor([len(p) for p in prompts], device=self.device), self._open
+
+        def attend(layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
+            past.write(layer, rows_N, *(x.unflatten(0, (count, width)).repeat_interleave(k, 0) for x in (k_NGD, v_NGD)))
+            q, keys, values = (heads_first(x, count) for x in (q_NHD, k_NGD, v_NGD))
+            return heads_last(causal(q, keys, values, self.llama.layers[layer].window))
+
+        position_N = torch.arange(width, device=self.device).repeat(count)
+        hidden_PSE = self.llama(ids_PS.flatten(), position_N, attend).unflatten(0, (count, width))
+        self._length_N[rows_N], self._grows_N[rows_N] = length_P.repeat_interleave(k), 1
+        last_PE = hidden_PSE[torch.arange(count, device=self.device), length_P - 1]
+        return self._logits(last_PE).repeat_interleave(k, 0)
+
+    def _logits(self, hidden_NE: Tensor) -> Tensor:
+        return F.linear(hidden_NE, self.head.weight, self.head.bias)
+
+
+def _parts(prompts: Sequence[Tokens]) -> Iterator[tuple[int, int]]:
+    """Where to cut ``prompts`` so that each part has at most ``PREFILL_TOKENS`` padded tokens, or one prompt."""
+    start = longest = 0
+    for stop, prompt in enumerate(prompts):
+        longest = max(longest, len(prompt))
+        if stop > start and (stop + 1 - start) * longest > PREFILL_TOKENS:
+            yield start, stop
+            start, longest = stop, len(prompt)
+    yield start, len(prompts)

@@ -1,0 +1,137 @@
+"""What rows keep of the tokens they have read and chosen: keys and values of every layer.
+
+Dimensions beside the legend of ``types.py``: R rows there is room for, G key-value heads, H query heads, D head size,
+S columns (positions).
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from contrapose.policy.llama import Llama
+from contrapose.rollout.look_back import LANES, look_back_for
+
+CHUNKS = 8
+PADDING = 33 * LANES
+"""Values between two chunks."""
+
+
+class Past(Protocol):
+    """The keys and values of all layers. ``rows`` and ``columns``: what there is room for."""
+
+    rows: int
+    columns: int
+
+    def forget(self) -> None:
+        """Make ready for other rows, whatever stands there."""
+        ...
+
+    def write(self, layer: int, rows_N: Tensor, k_NSGD: Tensor, v_NSGD: Tensor) -> None:
+        """Put prompts into the first columns of ``rows``."""
+        ...
+
+    def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
+        """Append a token a row after ``length`` columns, and attend to it and to what stands before: ``[N, H * D]``.
+
+        No row has more than ``seen`` columns then.
+        """
+        ...
+
+    def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
+        """Copy what ``rows`` hold, in their first ``seen`` columns, to other rows."""
+        ...
+
+
+class PlainPast:
+    """For any device and dtype, by torch's own attention, under a mask."""
+
+    def __init__(self, llama: Llama, rows: int, columns: int) -> None:
+        self.rows, self.columns = rows, columns
+        shape = rows, llama.groups, columns, llama.head_size
+        self.layers = [(llama.embedding.new_zeros(shape), llama.embedding.new_zeros(shape)) for _ in llama.layers]
+        self.windows = [layer.window for layer in llama.layers]
+
+    def forget(self) -> None:
+        """See ``Past.forget``. Zero times what a broken model left under the mask would not be zero."""
+        for past in (past for layer in self.layers for past in layer):
+            past.zero_()
+
+    def write(self, layer: int, rows_N: Tensor, k_NSGD: Tensor, v_NSGD: Tensor) -> None:
+        """See ``Past.write``."""
+        for past, x_NSGD in zip(self.layers[layer], (k_NSGD, v_NSGD), strict=True):
+            past[rows_N, :, : x_NSGD.shape[1]] = x_NSGD.transpose(1, 2)
+
+    def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
+        """See ``Past.look_back``. The heads of a group are so many queries to its keys: none is copied for them."""
+        (keys, values), window, rows = self.layers[layer], self.windows[layer], len(q_NHD)
+        width = min(-(-seen // 64) * 64, self.columns)
+        every_N, column_S = (torch.arange(n, device=q_NHD.device) for n in (rows, width))
+        keys[every_N, :, length_N], values[every_N, :, length_N] = k_NGD, v_NGD
+        back_NS = length_N.unsqueeze(1) - column_S
+        seen_NS = back_NS >= 0 if window is None else (back_NS >= 0) & (back_NS < window)
+        keys, values = (x[:rows, :, :width] for x in (keys, values))
+        q_NGHD = q_NHD.unflatten(1, (k_NGD.shape[1], -1))
+        return F.scaled_dot_product_attention(q_NGHD, keys, values, attn_mask=seen_NS[:, None, None]).flatten(1)
+
+    def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
+        """See ``Past.move``."""
+        for past in (past for layer in self.layers for past in layer):
+            past[to, :, :seen] = past[rows, :, :seen]
+
+
+class ChunkedPast:
+    """For a CPU and float32, as ``look_back.c`` reads it: columns in chunks, so that what is read lies dense.
+
+    Chunks are of 16 columns, or where there are many columns of more: no more than ``CHUNKS`` places are read in turn.
+    """
+
+    def __init__(self, llama: Llama, rows: int, columns: int) -> None:
+        self.rows, self.columns = rows, columns
+        groups, size = llama.groups, llama.head_size
+        heads = llama.layers[0].q[0].shape[0] // size
+        self._wide = -(-columns // (LANES * CHUNKS))  # lanes of a chunk
+        chunks = -(-columns // (LANES * self._wide))
+        keys, values = (rows, groups, self._wide, size, LANES), (rows, groups, self._wide, LANES, size)
+        self.layers = [(_apart(chunks, keys), _apart(chunks, values)) for _ in llama.layers]
+        self.windows = [layer.window for layer in llama.layers]
+        self._look_back = look_back_for(heads, groups, size)
+
+    def forget(self) -> None:
+        """See ``Past.forget``. What is not seen is not read."""
+
+    def write(self, layer: int, rows_N: Tensor, k_NSGD: Tensor, v_NSGD: Tensor) -> None:
+        """See ``Past.write``."""
+        keys, values = self.layers[layer]
+        width = self._wide * LANES
+        for past, x_NSGD, order in ((keys, k_NSGD, (1, 0, 4, 2, 5, 3)), (values, v_NSGD, (1, 0, 4, 2, 3, 5))):
+            x = F.pad(x_NSGD, (0, 0, 0, 0, 0, -x_NSGD.shape[1] % width)).unflatten(1, (-1, self._wide, LANES))
+            past[: x.shape[1], rows_N] = x.permute(order)
+
+    def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
+        """See ``Past.look_back``."""
+        return self._look_back(q_NHD, k_NGD, v_NGD, *self.layers[layer], length_N, self.windows[layer])
+
+    def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
+        """See ``Past.move``."""
+        chunks = -(-seen // (self._wide * LANES))
+        for past in (past for layer in self.layers for past in layer):
+            past[:chunks, to] = past[:chunks, rows]
+
+
+def past_for(llama: Llama, rows: int, columns: int) -> Past:
+    """The past that this machine reads fastest."""
+    on_cpu = llama.device.type == "cpu" and llama.embedding.dtype == torch.float32
+    return (ChunkedPast if on_cpu else PlainPast)(llama, rows, columns)
+
+
+def _apart(chunks: int, shape: tuple[int, ...]) -> Tensor:
+    """Memory for so many chunks, with some between them: where they lie a multiple of a page apart, what is read in
+    turn competes for the same few lines of a processor's caches. And the last head is read a whole number of lanes at
+    a time."""
+    padded: Tensor = torch.empty(chunks, prod(shape) + PADDING)[:, :-PADDING]
+    return padded.unflatten(1, shape)  # type: ignore[no-any-return]
