@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
-.PHONY: demo test soak lint slow gym peers mutants clean
+.PHONY: demo test soak lint slow gym peers mutants speed clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/contrapose train
@@ -19,6 +19,10 @@ gym: $(VENV)/installed
 peers: .venv-trl/installed .venv-verl/installed
 	.venv-trl/bin/pytest -o addopts= -m slow tests/peers/test_trl.py
 	.venv-verl/bin/pytest -o addopts= -m slow tests/peers/test_verl.py
+
+speed: .venv-trl/installed
+	.venv-trl/bin/python benchmarks/speed.py runs/speed --out runs/speed.json
+	.venv-trl/bin/python benchmarks/scaling.py --out runs/scaling.json
 
 mutants: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/mutants.py

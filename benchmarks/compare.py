@@ -24,6 +24,7 @@ def trained(folder: Path, name: str, seed: int) -> Path:
     run = folder / f"{name}-{seed}"
     if not (run / "model").is_dir():
         command = [sys.executable, "-m", "contrapose", "train", "--set", f"objective.name={name}"]
+        command += ["--set", "diagnose.every=1"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         command += ["--seed", str(seed), "--out", str(run)]
         subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)

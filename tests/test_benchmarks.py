@@ -2,8 +2,11 @@
 
 import json
 import runpy
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -23,3 +26,21 @@ def test_the_verifier_is_compared_on_a_file_of_labelled_pairs(tmp_path, monkeypa
         "made-up" in shown and "fast path: 1 rows" in shown and "the rest: 1 rows" in shown and "pool: ready" in shown
     )
     assert shown.count("row by row in one process: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("script", "told", "shown"),
+    [
+        pytest.param("speed", ["FOLDER", "--only", "rollouts,step"], "tokens/s", marks=pytest.mark.slow),
+        pytest.param("scaling", [], "attention is", marks=pytest.mark.slow),
+        ("gpu", [], "tokens/s"),
+    ],
+)
+def test_the_benchmarks_of_speed_still_run(script, told, shown, tmp_path):
+    """At toy sizes; what they measure there means nothing."""
+    out = tmp_path / "numbers.json"
+    asked = [str(tmp_path) if word == "FOLDER" else word for word in told]
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), *asked, "--tiny", "--out", str(out)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert shown in ran.stdout and json.loads(out.read_text())
