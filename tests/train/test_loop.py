@@ -23,8 +23,10 @@ from contrapose.types import ContraposeError, PoolExhausted
 from contrapose.verify.workers import KILLINGS
 from user import few_sums
 
-SMALL = ["steps=4", "batch.prompts=4", "batch.updates=2", "rollout.k=4", "checkpoint.every=2", "eval.data=''"]
-SMALL.append("diagnose.every=1")
+SMALL = (
+    *("steps=4", "batch.prompts=4", "batch.updates=2", "rollout.k=4", "checkpoint.every=2", "eval.data=''"),
+    "diagnose.every=1",
+)
 
 
 def started(folder: Path, *settings: str, resume: bool = False) -> Run:

@@ -1,4 +1,4 @@
-"""Two small functions that a Llama layer calls four times each, with derivatives that pass over memory once or twice.
+"""Two small functions that a Llama layer calls several times, with derivatives that pass over memory once or twice.
 
 Left to autograd, each of their steps would keep its input and walk over it again on the way back.
 """
@@ -26,7 +26,7 @@ def rotate(x_NHD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
     """Rotary embedding: ``x * cos + swap(x) * sin``, where swap exchanges the two halves of each head."""
     if torch.is_grad_enabled():
         return _Rotate.apply(x_NHD, cos_N1D, sin_N1D)  # type: ignore[no-any-return]
-    return (x_NHD * cos_N1D).addcmul_(_swapped(x_NHD), sin_N1D)
+    return _turned(x_NHD, cos_N1D, sin_N1D)
 
 
 def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -59,13 +59,17 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return (x * cos).addcmul_(_swapped(x), sin)
+        return _turned(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         cos, sin = ctx.saved_tensors
-        return (grad * cos).addcmul_(_swapped(grad), _swapped(sin)), None, None
+        return _turned(grad, cos, _swapped(sin)), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return (x * cos).addcmul_(_swapped(x), sin)
 
 
 def _swapped(x: Tensor) -> Tensor:

@@ -31,6 +31,9 @@ SHIFTING_ROPE = ("dynamic", "longrope")
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer, q_NHD, k_NHD, v_NHD) -> [N, H * D]``, queries and keys rotated."""
 
+Watch = Callable[[int, Tensor, Tensor], None]
+"""``(layer, k_NGD, v_NGD)``, keys rotated."""
+
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
 """How far our hidden states may be from the library's, relative to the largest of them; it takes norms in float32."""
 
@@ -115,22 +118,21 @@ class Llama:
         x_NE = rms_norm(h_NE, layer.norms[1], layer.eps)
         return _onto(h_NE, layer.act(F.linear(x_NE, *layer.gate)) * F.linear(x_NE, *layer.up), layer.down)
 
-    def rows(self, ids_NS: Tensor) -> Tensor:
-        """Hidden states ``[N, S, E]`` of whole rows, padded on the right; each token sees what stands before it."""
+    def rows(self, ids_NS: Tensor, watch: Watch = lambda layer, k_NGD, v_NGD: None) -> Tensor:
+        """Hidden states ``[N, S, E]`` of whole rows, padded on the right; each token sees what stands before it.
+
+        ``watch`` is shown the keys and values of each layer.
+        """
         rows, length = ids_NS.shape
         self.reach(length)
 
         def attend(number: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
-            q, k, v = (heads_first(x, rows) for x in (q_NHD, k_NHD, v_NHD))
+            watch(number, k_NHD, v_NHD)
+            q, k, v = (x.view(rows, length, *x.shape[1:]).transpose(1, 2) for x in (q_NHD, k_NHD, v_NHD))
             return heads_last(causal(q, k, v, self.layers[number].window))
 
         position_N = torch.arange(length, device=ids_NS.device).repeat(rows)
         return self(ids_NS.flatten(), position_N, attend).view(rows, length, -1)
-
-
-def heads_first(x_NHD: Tensor, rows: int) -> Tensor:
-    """The tokens of ``rows`` rows, one after the other, as attention takes them: ``[rows, H, S, D]``."""
-    return x_NHD.view(rows, -1, *x_NHD.shape[1:]).transpose(1, 2)
 
 
 def heads_last(x_RHSD: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from contrapose.policy.llama import Llama, causal, heads_first, heads_last
+from contrapose.policy.llama import Llama
 from contrapose.rollout.past import Past, past_for
 
 if TYPE_CHECKING:
@@ -133,13 +133,10 @@ class LlamaDecoder:
         ids_PS = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.device)
         length_P, past = torch.tensor([len(p) for p in prompts], device=self.device), self._open
 
-        def attend(layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
+        def keep(layer: int, k_NGD: Tensor, v_NGD: Tensor) -> None:
             past.write(layer, rows_N, *(x.unflatten(0, (count, width)).repeat_interleave(k, 0) for x in (k_NGD, v_NGD)))
-            q, keys, values = (heads_first(x, count) for x in (q_NHD, k_NGD, v_NGD))
-            return heads_last(causal(q, keys, values, self.llama.layers[layer].window))
 
-        position_N = torch.arange(width, device=self.device).repeat(count)
-        hidden_PSE = self.llama(ids_PS.flatten(), position_N, attend).unflatten(0, (count, width))
+        hidden_PSE = self.llama.rows(ids_PS, keep)
         self._length_N[rows_N], self._grows_N[rows_N] = length_P.repeat_interleave(k), 1
         last_PE = hidden_PSE[torch.arange(count, device=self.device), length_P - 1]
         return self._logits(last_PE).repeat_interleave(k, 0)

@@ -115,9 +115,10 @@ def accumulate(
         states.loss(credit_NT[at, :width]).backward()
     if live and idle_N.any():
         logp_NT[idle_N] = no_grad_pass(logprobs, rows, shape_QKT[2], _only(micro, idle_N))[0][idle_N]
-    for weight in logprobs.model.parameters():  # where nobody pushed, the optimizer's moments go on all the same
-        if weight.requires_grad and weight.grad is None and idle_N.all():
-            weight.grad = torch.zeros_like(weight)
+    if idle_N.all():  # nobody pushed, and the optimizer's moments go on all the same
+        for weight in logprobs.model.parameters():
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
     return Pushed(logp_QKT, credit_QKT, J)
 
 
