@@ -11,25 +11,26 @@ take turns; ``generate`` is given token ids and returns them, while the engine a
 ``of the floor`` is how near decoding comes to the seconds in which the weights and the keys and values of all tokens so
 far are read once a step, at the rate at which the device copies; logits are left out of that. ``of the matrix rate`` is
 how near training comes to the seconds that 6 operations a weight and response token take at the rate of a large square
-product: for the updates alone, and for the whole GRPO step, whose old log-probs are a pass more. GiB are torch's peak,
-weights, gradients and optimizer included. TRL is left out: ``trl_side`` runs it on a CPU.
+product: for the updates alone, and with the old log-probs, a pass more. GiB are torch's peak, weights, gradients and
+optimizer included. TRL's step is timed where it is installed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import our_side
 import torch
+from gpu_shapes import FULL, TINY, Sizes, asked, built, random_tokens, words
 from our_side import NEVER, UPDATES, K
 from scaling import groups_of
 from speed import machine
@@ -38,6 +39,7 @@ from contrapose.policy.llama import is_llama
 from contrapose.policy.logprobs import LogProbs
 from contrapose.rollout.decode import EmbeddedEngine
 from contrapose.rollout.sampler import Sampling
+from contrapose.settings import Config
 from contrapose.train.collate import collate
 from contrapose.train.parts import make_objective, make_optimizer
 from contrapose.train.update import update
@@ -45,29 +47,6 @@ from contrapose.types import Now, Prompt
 
 OURS, GENERATE = "contrapose", "generate"
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The model, what is asked of it, and how large the product and the copy are that the device is measured with."""
-
-    hidden: int = 896
-    inner: int = 4864
-    layers: int = 24
-    heads: int = 14
-    kv_heads: int = 2
-    vocabulary: int = 151_936
-    prompts: int = 64
-    prompt: int = 64
-    answer: int = 512
-    micro_batch: int = 16_384
-    square: int = 8192
-    copied: int = 1 << 30
-    rounds: int = 2
-
-
-FULL = Sizes()
-TINY = Sizes(64, 96, 2, 4, 2, 512, 4, 8, 12, 256, 256, 1 << 20, 1)
 
 
 class Device:
@@ -110,51 +89,6 @@ class Device:
         """Bytes read and written a second where memory is copied."""
         x, out = (torch.zeros(self.sizes.copied, dtype=torch.uint8, device=self.name) for _ in range(2))
         return 2 * self.sizes.copied / self.best(lambda: out.copy_(x))
-
-
-def built(device: Device) -> Any:
-    """A Qwen2 with random weights."""
-    from transformers import AutoModelForCausalLM, Qwen2Config
-
-    sizes = device.sizes
-    config = Qwen2Config(
-        vocab_size=sizes.vocabulary,
-        hidden_size=sizes.hidden,
-        intermediate_size=sizes.inner,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=sizes.heads,
-        num_key_value_heads=sizes.kv_heads,
-        max_position_embeddings=32_768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-    torch.manual_seed(0)
-    with torch.device(device.name):
-        return AutoModelForCausalLM.from_config(config, dtype=device.dtype).eval()
-
-
-def words(count: int) -> Any:
-    """A tokenizer of so many words, so that decoding the answers costs what it does."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    named = models.WordLevel({f"t{i}": i for i in range(count)}, unk_token="t0")
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(named))
-
-
-def random_tokens(sizes: Sizes, counts: Sequence[int]) -> list[tuple[int, ...]]:
-    """Lists of so many tokens each."""
-    rng = random.Random(len(counts))
-    return [tuple(rng.choices(range(sizes.vocabulary), k=count)) for count in counts]
-
-
-def asked(sizes: Sizes) -> list[tuple[int, ...]]:
-    """The prompts: an eighth shorter to an eighth longer than ``sizes.prompt``."""
-    rng, most = random.Random(0), sizes.prompt // 8
-    return random_tokens(sizes, [sizes.prompt + rng.randint(-most, most) for _ in range(sizes.prompts)])
 
 
 def engine_side(model: Any, sizes: Sizes) -> Callable[[int], int]:
@@ -202,7 +136,7 @@ def sampling(device: Device, model: Any, bytes_a_second: float) -> dict[str, Row
     tokens, least = sizes.prompts * K * sizes.answer, floor(model, sizes, bytes_a_second)
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     peaks: dict[str, float | None] = {}
-    counts = {sample(4) for sample in sides.values()}  # and what is made once is made
+    counts = {sample(4) for sample in sides.values()} | {sides[OURS](sizes.answer)}  # what is made once is made
     for number in range(sizes.rounds):
         for name, sample in list(sides.items())[:: -1 if number % 2 else 1]:
             device.forget()
@@ -217,10 +151,28 @@ def sampling(device: Device, model: Any, bytes_a_second: float) -> dict[str, Row
     return found
 
 
+def settings(sizes: Sizes, length: int) -> Config:
+    """GRPO with answers of so many tokens."""
+    more = f"batch.max_tokens={sizes.micro_batch}", f"rollout.max_tokens={length}", "optim.lr=1e-6"
+    return our_side.settings("abacus", sizes.prompts, 0, *more)
+
+
+def peer(device: Device) -> Row | None:
+    """TRL's step, or None where TRL cannot be imported, which is told."""
+    sizes = device.sizes
+    try:
+        import gpu_trl
+    except ImportError as error:
+        print(f"TRL is left out: {error}")
+        return None
+    told = asked(sizes), random_tokens(sizes, [sizes.answer] * (sizes.prompts * K))
+    tokenizer, model = words(sizes.vocabulary), partial(built, sizes, device.name, device.dtype)
+    return gpu_trl.step(partial(settings, sizes), model, tokenizer, told, sizes.trl_rows, device.is_gpu)
+
+
 def training(device: Device, model: Any, flops: float) -> dict[str, Row]:
     """Seconds of a whole GRPO step, old log-probs and all, and of its parts. A step of short answers goes before."""
-    sizes, rows = device.sizes, device.sizes.prompts * K
-    config = our_side.settings("abacus", sizes.prompts, 0, f"batch.max_tokens={sizes.micro_batch}", "optim.lr=1e-6")
+    sizes, rows, config = device.sizes, device.sizes.prompts * K, settings(device.sizes, device.sizes.answer)
     logprobs, objective = LogProbs(model), make_objective(config)
     optimizer, prompts = make_optimizer(config, model), asked(sizes)
     seconds: dict[str, list[float]] = {}
@@ -257,7 +209,7 @@ def training(device: Device, model: Any, flops: float) -> dict[str, Row]:
 
 def show(title: str, rows: dict[str, Row]) -> None:
     """Print a line for each row."""
-    formats = {"tokens/s": ",.0f", "s": ".3g", "GiB": ".1f"}
+    formats = {"tokens/s": ",.0f", "s": ".3g", "GiB": ".1f", "generate": ".3g", "the rest": ".3g"}
     print(f"\n{title}")
     for name, row in rows.items():
         cells = (f"{value:{formats.get(key, '.1%')}} {key}" for key, value in row.items() if isinstance(value, float))
@@ -277,13 +229,19 @@ def measure(device: Device, out: Path | None) -> None:
     flops, rate = note("matrix rate", device.matrix_rate()), note("copy rate", device.copy_rate())
     print(", ".join(f"{key} {value}" for key, value in found["machine"].items()))
     print(f"a square product goes at {flops / 1e12:.3g} TFLOP/s, a copy at {rate / 1e9:.3g} GB/s in and out")
-    model = built(device)
+    model = built(device.sizes, device.name, device.dtype)
     count, own = note("weights", sum(w.numel() for w in model.parameters())), note("own passes", is_llama(model))
     print(f"{count:,} weights, {device.dtype}; {'our own passes' if own else 'the passes of transformers'}", flush=True)
     sampled = note("sampling", sampling(device, model, rate))
     show(f"sampling {device.sizes.prompts * K} rollouts of {device.sizes.answer} tokens", sampled)
     print(f"{sampled[OURS]['tokens/s'] / sampled[GENERATE]['tokens/s']:.2f} x as fast as generate")
-    show(f"a GRPO step on as many, {UPDATES} updates", note("training", training(device, model, flops)))
+    trained = note("training", training(device, model, flops))
+    show(f"a GRPO step on as many, {UPDATES} updates", trained)
+    whole = sampled[OURS]["s"] + trained["step"]["s"]
+    del model
+    if row := note("TRL", peer(device)):
+        show("TRL", {f"{row['rows']} rows": row})
+        print(f"a step with its rollouts: {whole:.3g} s, {row['s'] / whole:.2f} x as fast as TRL's")
 
 
 if __name__ == "__main__":

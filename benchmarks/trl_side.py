@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import transformers
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
@@ -104,13 +105,11 @@ def arguments(config: Config, folder: str, batches: int, rows: int, **more: Any)
         beta=0.0,
         lr_scheduler_type="constant",
         shuffle_dataset=False,
-        use_cpu=True,
-        bf16=False,
         report_to="none",
         logging_strategy="no",
         save_strategy="no",
         disable_tqdm=True,
-        **{"gradient_checkpointing": False, **more},
+        **{"gradient_checkpointing": False, "use_cpu": True, "bf16": False, **more},
     )
 
 
@@ -122,6 +121,7 @@ def train_batches(
     batches: int,
     rows: int,
     each: Callable[[int, Any], bool] = lambda number, model: False,
+    **more: Any,
 ) -> list[dict[str, float]]:
     """Seconds and trained tokens of each rollout batch. ``each`` sees the model after each, off the clock; True ends
     it."""
@@ -131,6 +131,8 @@ def train_batches(
 
     def note(number: int) -> bool:
         nonlocal start
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         row = {"seconds": time.perf_counter() - start, **trainer.taken()}
         row["update"] = row["seconds"] - row["generate"] - row["judge"]
         found.append(row)
@@ -139,7 +141,7 @@ def train_batches(
         return done
 
     with tempfile.TemporaryDirectory() as folder:
-        args = arguments(config, folder, batches, rows)
+        args = arguments(config, folder, batches, rows, **more)
         rest = {
             "train_dataset": data,
             "processing_class": tokenizer,

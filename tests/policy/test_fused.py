@@ -1,11 +1,11 @@
-"""The small functions of a layer against the library's modules, and their derivatives against finite differences."""
+"""What a layer does beside its products, against the library's modules; derivatives against finite differences."""
 
 import pytest
 import torch
 from torch.autograd import gradcheck
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from contrapose.policy.fused import rms_norm, rotate
+from contrapose.policy.fused import gated, rms_norm, turned
 
 SHAPES = [(5, 8), (5, 3, 8)]
 """Of a layer's norm, and of one for each head."""
@@ -23,9 +23,14 @@ def angles(tokens, size, dtype):
 
 
 def tables(cos_TD, sin_TD):
-    """As ``rotate`` takes them: the sines of a head's first half negated."""
+    """As ``turned`` takes them: the sines of a head's first half negated."""
     first = torch.arange(sin_TD.shape[1]) < sin_TD.shape[1] // 2
-    return cos_TD.unsqueeze(1), torch.where(first, -sin_TD, sin_TD).unsqueeze(1)
+    return cos_TD, torch.where(first, -sin_TD, sin_TD)
+
+
+def rotate(x_NHD, cos_ND, sin_ND):
+    """Tokens at positions 0, 1, 2 ..."""
+    return turned(x_NHD, None, 1e-6, (cos_ND, sin_ND), torch.arange(len(x_NHD)))
 
 
 def library_norm(weight, eps):
@@ -112,6 +117,21 @@ def test_the_norms_gradient_in_bfloat16():
 
 
 @pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-14), (torch.float32, 2e-6), (torch.bfloat16, 0.02)])
+def test_the_gate_is_silu(dtype, near, grad):
+    """Far out on both sides too."""
+    gate, up = (30 * randn(7, 24)).to(dtype), randn(7, 24, dtype=dtype, seed=1)
+    with torch.set_grad_enabled(grad):
+        found = gated(gate, up)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found, torch.nn.functional.silu(gate) * up, rtol=near, atol=near)
+
+
+def test_the_gates_gradient():
+    assert gradcheck(gated, (3 * randn(5, 8).requires_grad_(), randn(5, 8, seed=1).requires_grad_()))
+
+
+@pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize(("dtype", "near"), [(torch.float64, 1e-14), (torch.float32, 1e-6), (torch.bfloat16, 0.03)])
 def test_the_rotation_is_the_librarys(dtype, near, grad):
     """Of heads as they come from a projection, and as a slice of something wider."""
@@ -137,3 +157,18 @@ def test_the_rotations_gradient_of_a_scaled_rotation():
     """Yarn's cosines and sines are longer than one: the way back is the transpose, not the inverse."""
     cos, sin = tables(*angles(5, 8, torch.float64))
     assert gradcheck(lambda x: rotate(x, 1.3 * cos, 1.3 * sin), (randn(5, 3, 8).requires_grad_(),))
+
+
+def test_heads_are_normalised_before_they_are_rotated():
+    """At positions in any order."""
+    x, weight, at = randn(5, 3, 8), randn(8, seed=1), torch.tensor([4, 0, 3, 3, 1])
+    cos, sin = tables(*angles(5, 8, torch.float64))
+    expected = turned(rms_norm(x, weight, 0.1), None, 0.1, (cos, sin), at)
+    torch.testing.assert_close(turned(x, weight, 0.1, (cos, sin), at), expected)
+    torch.testing.assert_close(expected, rotate(rms_norm(x, weight, 0.1), cos[at], sin[at]))
+
+
+def test_the_gradient_of_heads_that_are_normalised_and_rotated():
+    rope, at = tables(*angles(5, 8, torch.float64)), torch.tensor([4, 0, 3, 3, 1])
+    given = randn(5, 3, 8).requires_grad_(), randn(8, seed=1).requires_grad_()
+    assert gradcheck(lambda x, weight: turned(x, weight, 0.1, rope, at), given)

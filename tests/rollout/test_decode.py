@@ -225,6 +225,7 @@ def test_one_prefill_a_prompt(monkeypatch):
     """The first forward pass sees each prompt once, not K times."""
     sizes, plain = [], Llama.__call__
     ours, foreign = (EmbeddedEngine(tiny(family), tokenizer(), EOS) for family in ("qwen3", "gemma2"))
+    monkeypatch.setattr("contrapose.rollout.cached.compiled_step", lambda *parts: None)
     monkeypatch.setattr(Llama, "__call__", lambda self, *args: sizes.append(len(args[0])) or plain(self, *args))
     list(ours.generate(PROMPTS, 4, 0, SAMPLING))
     assert sizes[:2] == [5 * 7, 20]  # five prompts of at most seven tokens

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from contrapose.rollout.look_back import in_torch, look_back_for
+from contrapose.policy import native
 from contrapose.rollout.past import ChunkedPast, PlainPast
 
 SHAPES = [(4, 2, 8), (4, 4, 12), (4, 1, 16), (3, 1, 20), (8, 2, 64)]
@@ -17,6 +17,7 @@ COLUMNS = 127
 ROOM = [COLUMNS, 200, 600]
 """Columns that a past may have room for: it cuts them into chunks of other sizes."""
 
+COMPILED = native._compiled
 KINDS = ["compiled", "in torch", "plain"]
 
 
@@ -26,10 +27,11 @@ def randn(*shape, seed):
 
 def empty(kind, heads, groups, size, window, monkeypatch, rows=ROWS, columns=COLUMNS):
     """A past of one layer."""
-    layer = SimpleNamespace(window=window, q=(torch.empty(heads * size, 1), None))
-    llama = SimpleNamespace(groups=groups, head_size=size, layers=[layer], embedding=torch.empty(1))
-    functions = {"compiled": look_back_for, "in torch": lambda *shape: in_torch, "plain": None}
-    monkeypatch.setattr("contrapose.rollout.past.look_back_for", functions[kind])
+    layer = SimpleNamespace(window=window, head_norms=(None, None), eps=1e-6)
+    rope = torch.ones(columns, size), torch.zeros(columns, size)
+    as_they_are = {"rope": rope, "heads": lambda layer, q_NHD, k_NGD, position_N: (q_NHD, k_NGD)}
+    llama = SimpleNamespace(groups=groups, head_size=size, layers=[layer], embedding=torch.empty(1), **as_they_are)
+    monkeypatch.setattr(native, "_compiled", COMPILED if kind == "compiled" else lambda size: None)
     return (PlainPast if kind == "plain" else ChunkedPast)(llama, rows, columns)
 
 
@@ -148,13 +150,3 @@ def test_threads_change_nothing(threads, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
-
-
-@pytest.mark.parametrize(("compiler", "size"), [("/nonexistent/cc", 28), ("false", 36)])  # sizes that no other test has
-def test_without_a_compiler(compiler, size, monkeypatch, tmp_path, caplog):
-    """It is told, and torch does it."""
-    monkeypatch.setenv("CC", compiler)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert look_back_for(6, 2, size) is in_torch
-    (record,) = caplog.records
-    assert record.name == "contrapose.rollout.look_back" and "slower" in record.getMessage()

@@ -1,10 +1,14 @@
-"""Two small functions that a Llama layer calls several times, with derivatives that pass over memory once or twice.
+"""Norms, rotations and gates of a Llama layer, with derivatives that pass over memory once or twice.
 
-Left to autograd, each of their steps would keep its input and walk over it again on the way back.
+On a CPU in float32 they are C where there is a compiler (``c/layer.c``), and elsewhere torch, sum by sum in the same
+order. Left to autograd, each of their steps would keep its input and walk over it again on the way back.
 """
 
 from __future__ import annotations
 
+import logging
+from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -12,64 +16,202 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from contrapose.policy.native import ANY_SIZE, LANES, NARROW, native, pointers, power, spread, total
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def runs_kernels(x: Tensor) -> bool:
+    """Whether kernels of our own can work on ``x``: it is on a GPU, and there is Triton."""
+    return x.is_cuda and x.dtype in KERNEL_DTYPES and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    found = find_spec("triton") is not None
+    if not found:
+        logging.getLogger(__name__).warning(
+            "everything on the GPU is slower by far: there is no Triton (pip install triton)"
+        )
+    return found
+
+
+ROWS_A_THREAD = 1 << 10
+"""Fewer are not worth another thread."""
+
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines of all positions at hand, ``[T, D]``; the sines of a head's first half are negated."""
+
+
+def rms_norm(x_NE: Tensor, weight_E: Tensor, eps: float) -> Tensor:
     """``weight * x / sqrt(mean(x^2) + eps)`` over the last dimension; the mean in at least float32."""
-    if x.is_cuda:
-        return F.rms_norm(x, weight.shape, weight, eps)  # one kernel there
-    if torch.is_grad_enabled():
-        return _RMSNorm.apply(x, weight, eps)  # type: ignore[no-any-return]
-    return _normalised(x, eps)[0].mul_(weight)
+    if x_NE.is_cuda:
+        return F.rms_norm(x_NE, weight_E.shape, weight_E, eps)  # one kernel there
+    return _apply(_Norm, x_NE, weight_E, eps)
 
 
-def rotate(x_NHD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
-    """Rotary embedding: ``x * cos + swap(x) * sin``, where swap exchanges the two halves of each head."""
-    if torch.is_grad_enabled():
-        return _Rotate.apply(x_NHD, cos_N1D, sin_N1D)  # type: ignore[no-any-return]
-    return _turned(x_NHD, cos_N1D, sin_N1D)
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up``."""
+    if gate.is_cuda:
+        return F.silu(gate) * up
+    return _apply(_Gated, gate, up)
 
 
-def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """``x`` at unit mean square, and what it was multiplied by."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-    return (wide * scale).to(x.dtype), scale
+def turned(x_NHD: Tensor, weight_D: Tensor | None, eps: float, rope: Rope, position_N: Tensor) -> Tensor:
+    """Heads as attention compares them: ``rms_norm`` where there are weights for it, then the rotary embedding
+
+    ``x * cos + swap(x) * sin``, where swap exchanges the two halves of each head.
+    """
+    if x_NHD.is_cuda:
+        x_NHD = x_NHD if weight_D is None else rms_norm(x_NHD, weight_D, eps)
+        return _rotated(x_NHD, *_angles(rope, position_N))
+    return _apply(_Turned, x_NHD, weight_D, eps, rope, position_N)
 
 
-class _RMSNorm(torch.autograd.Function):
+class _Alone:
+    """What a function keeps for the way back, where there is none."""
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Nothing."""
+
+
+def _apply(function: Any, *arguments: Any) -> Tensor:
+    """Autograd costs a call that needs no gradient as much as a small kernel."""
+    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(_Alone(), *arguments)  # type: ignore[no-any-return]
+
+
+class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        unit, scale = _normalised(x, eps)
-        ctx.save_for_backward(unit, scale, weight)
-        return unit * weight
+        x, size, scale = x.contiguous(), x.shape[-1], _scales(x)
+        if compiled := native(ANY_SIZE, x, weight):
+            out = torch.empty_like(x)
+            given = pointers(x, weight, out, scale)
+            spread(lambda *part: compiled["norm"](*given, *part, size, eps), scale.numel(), ROWS_A_THREAD)
+        else:
+            scale = _scale_of(x, eps)
+            out = ((x * scale) * weight).to(x.dtype)
+        ctx.save_for_backward(x, weight, scale)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
-        unit, scale, weight = ctx.saved_tensors
-        product = grad * unit
-        down = grad * weight
-        along = torch.matmul(product, weight.unsqueeze(1)).div_(-unit.shape[-1])  # mean(down * unit)
-        down = down.addcmul_(unit, along).mul_(scale.to(down.dtype))
-        return down, product.flatten(0, -2).sum(0), None
+        x, weight, scale = ctx.saved_tensors
+        grad, size = grad.contiguous(), x.shape[-1]
+        if compiled := native(ANY_SIZE, x, weight, grad):
+            dx, part_LE = torch.empty_like(x), x.new_zeros(LANES, size)
+            compiled["norm_back"](*pointers(grad, x, weight, scale, dx, part_LE), 0, scale.numel(), size)
+            return dx, _rows_total(part_LE), None
+        return *_norm_back(grad, x, weight, scale), None
 
 
-class _Rotate(torch.autograd.Function):
+class _Gated(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        ctx.save_for_backward(gate, up)
+        if compiled := native(ANY_SIZE, gate, up):
+            out = torch.empty_like(gate)
+            given = pointers(gate, up, out)
+            spread(lambda *part: compiled["gated"](*given, *part), gate.numel(), ROWS_A_THREAD * LANES)
+            return out
+        return (gate * _sigmoid(gate)) * up
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        cos, sin = ctx.saved_tensors
-        return _turned(grad, cos, _swapped(sin)), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        gate, up = ctx.saved_tensors
+        grad = grad.contiguous()
+        if compiled := native(ANY_SIZE, gate, up, grad):
+            d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
+            given = pointers(grad, gate, up, d_gate, d_up)
+            spread(lambda *part: compiled["gated_back"](*given, *part), gate.numel(), ROWS_A_THREAD * LANES)
+            return d_gate, d_up
+        s = _sigmoid(gate)
+        a = gate * s
+        return (grad * up) * (s + a * (1.0 - s)), grad * a
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    return (x * cos).addcmul_(_swapped(x), sin)
+class _Turned(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float, rope: Rope, position: Tensor) -> Tensor:
+        x, (rows, heads, size), scale = x.contiguous(), x.shape, _scales(x)
+        if compiled := native(size, x, weight):
+            out = torch.empty_like(x)
+            given = pointers(x, weight, *rope, position, out, scale)
+            spread(lambda *part: compiled["turn"](*given, *part, heads, eps), rows, ROWS_A_THREAD)
+        else:
+            scale = scale if weight is None else _scale_of(x, eps)
+            unit = x if weight is None else ((x * scale) * weight).to(x.dtype)
+            out = _rotated(unit, *_angles(rope, position))
+        ctx.save_for_backward(x, weight, scale, *rope, position)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, weight, scale, cos, sin, position = ctx.saved_tensors
+        grad, (rows, heads, size) = grad.contiguous(), x.shape
+        if compiled := native(size, x, weight, grad):
+            dx, part_LD = torch.empty_like(x), x.new_zeros(LANES, size)
+            given = pointers(grad, x, weight, cos, sin, position, scale, dx, part_LD)
+            compiled["turn_back"](*given, 0, rows, heads)
+            d_weight = None if weight is None else _rows_total(part_LD)
+        else:
+            cos_N1D, sin_N1D = _angles((cos, sin), position)
+            dx, d_weight = _rotated(grad, cos_N1D, _swapped(sin_N1D)), None
+            if weight is not None:
+                dx, d_weight = _norm_back(dx, x, weight, scale)
+        return dx, d_weight, None, None, None
+
+
+def _scales(x: Tensor) -> Tensor:
+    """Room for what each row is multiplied by."""
+    return x.new_empty(*x.shape[:-1], 1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _scale_of(x: Tensor, eps: float) -> Tensor:
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    mean = _sum(wide * wide, x.dtype) / x.shape[-1] + eps
+    return 1.0 / mean.double().sqrt().to(wide.dtype)  # torch's root of a float32 is not always the nearest
+
+
+def _norm_back(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    unit = x * scale
+    along = _sum((grad * weight) * unit, x.dtype) / x.shape[-1]
+    dx, product_NE = ((grad * weight - unit * along) * scale).to(x.dtype), (grad * unit).flatten(0, -2)
+    if x.dtype != torch.float32:
+        return dx, product_NE.sum(0).to(weight.dtype)
+    rows_BLE = F.pad(product_NE, (0, 0, 0, -len(product_NE) % LANES)).unflatten(0, (-1, LANES))
+    part_LE = rows_BLE[0].clone()
+    for block in rows_BLE[1:]:
+        part_LE += block
+    return dx, _rows_total(part_LE).to(weight.dtype)
+
+
+def _sum(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Over the last dimension, which stays; in C's order for a type that C knows."""
+    return total(x, NARROW) if dtype == torch.float32 else x.sum(-1, keepdim=True)
+
+
+def _rows_total(x_LE: Tensor) -> Tensor:
+    return total(x_LE.t()).squeeze(1)
+
+
+def _sigmoid(x: Tensor) -> Tensor:
+    e = power(-x.abs())
+    r = 1.0 / (e + 1.0)
+    return torch.where(x < 0, e * r, r)
+
+
+def _angles(rope: Rope, position_N: Tensor) -> tuple[Tensor, Tensor]:
+    cos_N1D, sin_N1D = (x[position_N].unsqueeze(1) for x in rope)
+    return cos_N1D, sin_N1D
+
+
+def _rotated(x_NHD: Tensor, cos_N1D: Tensor, sin_N1D: Tensor) -> Tensor:
+    return x_NHD * cos_N1D + _swapped(x_NHD) * sin_N1D
 
 
 def _swapped(x: Tensor) -> Tensor:

@@ -18,18 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from contrapose.policy.fused import rms_norm, rotate
+from contrapose.policy.fused import Rope, gated, rms_norm, turned
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 FAMILY = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 
+SILU = ("SiLU", "SiLUActivation")
+"""Classes of the usual activation."""
+
 SHIFTING_ROPE = ("dynamic", "longrope")
 """Kinds of rotary embedding whose angles depend on the longest row at hand, not on the position alone."""
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""``(layer, q_NHD, k_NHD, v_NHD) -> [N, H * D]``, queries and keys rotated."""
+"""``(layer, q_NHD, k_NGD, v_NGD) -> [N, H * D]``; queries and keys as projected: ``Llama.heads`` is still to come."""
 
 Watch = Callable[[int, Tensor, Tensor], None]
 """``(layer, k_NGD, v_NGD)``, keys rotated."""
@@ -52,9 +55,9 @@ class Layer:
             _linear, (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
         )
         named = hasattr(attention, "q_norm")
-        self.head_norms = (attention.q_norm.weight, attention.k_norm.weight) if named else None
+        self.head_norms = (attention.q_norm.weight, attention.k_norm.weight) if named else (None, None)
         self.gate, self.up, self.down = map(_linear, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-        self.act = mlp.act_fn
+        self.act = None if type(mlp.act_fn).__name__ in SILU else mlp.act_fn
         kinds = getattr(config, "layer_types", None)
         slides = not kinds or kinds[number] == "sliding_attention"
         self.window: int | None = getattr(config, "sliding_window", None) if slides else None
@@ -74,7 +77,7 @@ class Llama:
         self.head_size: int = body.layers[0].self_attn.head_dim
         self.groups: int = model.config.num_key_value_heads
         self._angles = body.rotary_emb
-        self._table = torch.empty(0), torch.empty(0)
+        self.rope: Rope = torch.empty(0), torch.empty(0)
 
     @property
     def device(self) -> torch.device:
@@ -84,39 +87,39 @@ class Llama:
 
     @torch.no_grad()
     def reach(self, length: int) -> None:
-        """Have the angles of positions below ``length`` at hand: cosines and sines ``[T, 1, D]``, scaling included.
-
-        The sines of a head's first half are negated: ``rotate`` adds them to its second half.
-        """
-        if len(self._table[0]) < length or self._table[0].device != self.device:
+        """Have the angles of positions below ``length`` at hand, scaling included."""
+        if len(self.rope[0]) < length or self.rope[0].device != self.device:
             position_1T = torch.arange(length, device=self.device).unsqueeze(0)
             cos_TD, sin_TD = (x[0] for x in self._angles(self.embedding, position_1T))
             sin_TD[:, : self.head_size // 2].neg_()
-            self._table = cos_TD.unsqueeze(1), sin_TD.unsqueeze(1)
+            self.rope = cos_TD.contiguous(), sin_TD.contiguous()
 
-    def __call__(self, ids_N: Tensor, position_N: Tensor, attend: Attend) -> Tensor:
+    def heads(self, number: int, q_NHD: Tensor, k_NGD: Tensor, position_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys as attention compares them: normalised where the layer does that, and rotated."""
+        (q_D, k_D), eps = self.layers[number].head_norms, self.layers[number].eps
+        return turned(q_NHD, q_D, eps, self.rope, position_N), turned(k_NGD, k_D, eps, self.rope, position_N)
+
+    def __call__(self, ids_N: Tensor, attend: Attend) -> Tensor:
         """Hidden states ``[N, E]`` after the last norm. ``ids_N`` are tokens of any rows, one after the other."""
-        rope = self._table[0][position_N], self._table[1][position_N]
         h_NE = F.embedding(ids_N, self.embedding)
         recompute = self.checkpointing and torch.is_grad_enabled()
         for number in range(len(self.layers)):
             if recompute:
-                h_NE = checkpoint(self._layer, number, h_NE, rope, attend, use_reentrant=False)
+                h_NE = checkpoint(self._layer, number, h_NE, attend, use_reentrant=False)
             else:
-                h_NE = self._layer(number, h_NE, rope, attend)
+                h_NE = self._layer(number, h_NE, attend)
         return rms_norm(h_NE, self.norm, self.layers[0].eps)
 
-    def _layer(self, number: int, h_NE: Tensor, rope: tuple[Tensor, Tensor], attend: Attend) -> Tensor:
+    def _layer(self, number: int, h_NE: Tensor, attend: Attend) -> Tensor:
         layer = self.layers[number]
         x_NE = rms_norm(h_NE, layer.norms[0], layer.eps)
-        q_NHD, k_NHD, v_NHD = (
+        q_NHD, k_NGD, v_NGD = (
             F.linear(x_NE, *part).unflatten(1, (-1, self.head_size)) for part in (layer.q, layer.k, layer.v)
         )
-        if layer.head_norms:
-            q_NHD, k_NHD = (rms_norm(x, w, layer.eps) for x, w in zip((q_NHD, k_NHD), layer.head_norms, strict=True))
-        h_NE = _onto(h_NE, attend(number, rotate(q_NHD, *rope), rotate(k_NHD, *rope), v_NHD), layer.o)
+        h_NE = _onto(h_NE, attend(number, q_NHD, k_NGD, v_NGD), layer.o)
         x_NE = rms_norm(h_NE, layer.norms[1], layer.eps)
-        return _onto(h_NE, layer.act(F.linear(x_NE, *layer.gate)) * F.linear(x_NE, *layer.up), layer.down)
+        gate_NF, up_NF = F.linear(x_NE, *layer.gate), F.linear(x_NE, *layer.up)
+        return _onto(h_NE, layer.act(gate_NF) * up_NF if layer.act else gated(gate_NF, up_NF), layer.down)
 
     def rows(self, ids_NS: Tensor, watch: Watch = lambda layer, k_NGD, v_NGD: None) -> Tensor:
         """Hidden states ``[N, S, E]`` of whole rows, padded on the right; each token sees what stands before it.
@@ -125,14 +128,15 @@ class Llama:
         """
         rows, length = ids_NS.shape
         self.reach(length)
+        position_N = torch.arange(length, device=ids_NS.device).repeat(rows)
 
-        def attend(number: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
-            watch(number, k_NHD, v_NHD)
-            q, k, v = (x.view(rows, length, *x.shape[1:]).transpose(1, 2) for x in (q_NHD, k_NHD, v_NHD))
+        def attend(number: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
+            q_NHD, k_NGD = self.heads(number, q_NHD, k_NGD, position_N)
+            watch(number, k_NGD, v_NGD)
+            q, k, v = (x.view(rows, length, *x.shape[1:]).transpose(1, 2) for x in (q_NHD, k_NGD, v_NGD))
             return heads_last(causal(q, k, v, self.layers[number].window))
 
-        position_N = torch.arange(length, device=ids_NS.device).repeat(rows)
-        return self(ids_NS.flatten(), position_N, attend).view(rows, length, -1)
+        return self(ids_NS.flatten(), attend).view(rows, length, -1)
 
 
 def heads_last(x_RHSD: Tensor) -> Tensor:

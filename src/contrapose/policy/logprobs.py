@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from contrapose.policy.llama import Llama, is_llama
-from contrapose.policy.states import Row, states_of
+from contrapose.policy.softmax import normal, softmax
+from contrapose.policy.states import Row, put, states_of
 from contrapose.types import ContraposeError
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LogProbs", "Row", "States"]
 
-CHUNK_LOGITS, CHUNK_LOGITS_CUDA = 1 << 22, 1 << 28
-"""Logits are formed this many at a time (16 MiB and 1 GiB in float32)."""
+CHUNK_LOGITS, CHUNK_LOGITS_CUDA = 1 << 22, 1 << 29
+"""Logits are formed this many at a time (16 MiB in float32, and 1 GiB in bfloat16)."""
 
 
 class LogProbs:
@@ -70,9 +71,9 @@ class LogProbs:
             raise ValueError("a row needs a prompt: its first response token is chosen by the state before it")
         device = self.model.device
         lengths = [len(row.response) for row in rows]
-        row_M = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths)).to(device)
-        t_M = torch.tensor([t for length in lengths for t in range(length)], dtype=torch.long, device=device)
-        chosen_M = torch.tensor([token for row in rows for token in row.response], dtype=torch.long, device=device)
+        row_M = put([row for row, length in enumerate(lengths) for _ in range(length)], device)
+        t_M = put([t for length in lengths for t in range(length)], device)
+        chosen_M = put([token for row in rows for token in row.response], device)
         head = self.model.get_output_embeddings() if self._plain_head else None
         state_ME = states_of(self._llama, rows) if self._llama else self._foreign(rows, row_M, t_M)
         return States(state_ME, chosen_M, (row_M, t_M), (len(rows), max(lengths)), self.temperature, head)
@@ -105,11 +106,9 @@ class States:
         logp, entropies = [], []
         with torch.no_grad():
             for state_CE, chosen_C in self.chunks():
-                normal_CV = self.normal(state_CE)
-                logp.append(_chosen(normal_CV, chosen_C))
-                entropies.append(
-                    torch.special.entr(normal_CV.exp_()).sum(-1) if entropy else torch.zeros_like(logp[-1])
-                )
+                found = softmax(self.logits(state_CE), chosen_C, self.temperature)
+                logp.append(found.logp_C)
+                entropies.append(found.entropy() if entropy else torch.zeros_like(found.logp_C))
         return torch.cat(logp), torch.cat(entropies)
 
     def loss(self, credit_NT: Tensor) -> Tensor:
@@ -117,7 +116,8 @@ class States:
         wide = torch.promote_types(self.state_ME.dtype, torch.float32)
         credit_M = credit_NT[self.place].to(wide)
         if self.head is None:
-            return -(credit_M * _chosen(self.normal(self.state_ME), self.chosen_M)).sum()
+            normal_MV = normal(self.state_ME, self.temperature)
+            return -(credit_M * normal_MV.gather(1, self.chosen_M.unsqueeze(1)).squeeze(1)).sum()
         return _Loss.apply(self.state_ME, self.head.weight, self.head.bias, credit_M, self)  # type: ignore[no-any-return]
 
     def dense(self, values_M: Tensor) -> Tensor:
@@ -130,13 +130,10 @@ class States:
         size = max(1, (CHUNK_LOGITS_CUDA if self.state_ME.is_cuda else CHUNK_LOGITS) // vocabulary)
         return zip(*(x.split(size) for x in (self.state_ME, self.chosen_M, *more)), strict=True)
 
-    def normal(self, state_CE: Tensor) -> Tensor:
-        """Log-probs of the whole vocabulary."""
-        logits_CV = state_CE if self.head is None else self.head(state_CE)
-        logits_CV = logits_CV.to(torch.promote_types(logits_CV.dtype, torch.float32))
-        if self.temperature != 1:
-            logits_CV = logits_CV / self.temperature
-        return logits_CV.log_softmax(-1)
+    def logits(self, state_CE: Tensor) -> Tensor:
+        """Logits of a piece of the states."""
+        logits_CV: Tensor = state_CE if self.head is None else self.head(state_CE)
+        return logits_CV
 
 
 class _Loss(torch.autograd.Function):
@@ -151,11 +148,9 @@ class _Loss(torch.autograd.Function):
         d_bias_V = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and ctx.needs_input_grad[2] else None
         d_state, loss = [], credit_M.new_zeros(())
         for state_CE, chosen_C, credit_C in of.chunks(credit_M):
-            normal_CV = of.normal(state_CE)
-            loss -= (credit_C * _chosen(normal_CV, chosen_C)).sum()
-            # d loss / d logits = credit * (softmax - one at the chosen token) / temperature
-            slope_C1 = (credit_C / of.temperature).unsqueeze(1)
-            d_CV = normal_CV.exp_().mul_(slope_C1).scatter_add_(1, chosen_C.unsqueeze(1), -slope_C1).to(weight_VE.dtype)
+            found = softmax(of.logits(state_CE), chosen_C, of.temperature)
+            loss -= (credit_C * found.logp_C).sum()
+            d_CV = found.slope(credit_C)
             d_state.append(d_CV @ weight_VE)
             if d_weight_VE is not None:
                 d_weight_VE += d_CV.t() @ state_CE
@@ -169,10 +164,6 @@ class _Loss(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return *(None if d is None else (d * grad).to(ctx.dtype) for d in ctx.gradients), None, None
-
-
-def _chosen(normal_CV: Tensor, chosen_C: Tensor) -> Tensor:
-    return normal_CV.gather(1, chosen_C.unsqueeze(1)).squeeze(1)
 
 
 @contextmanager

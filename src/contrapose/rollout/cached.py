@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contrapose.policy.llama import Llama
+from contrapose.rollout.compiled import CompiledStep, compiled_step
 from contrapose.rollout.past import Past, past_for
 
 if TYPE_CHECKING:
@@ -69,38 +70,43 @@ class LlamaDecoder:
         self.head: Any = model.get_output_embeddings()
         self.device = model.device
         self._past: Past | None = None
+        self._compiled: CompiledStep | None = None
 
     def bytes_per_token(self) -> float:
         """See ``Decoder.bytes_per_token``."""
-        values = 2 * len(self.llama.layers) * self.llama.groups * self.llama.head_size
-        return float(values * self.llama.embedding.element_size())
+        return bytes_per_token(self.llama)
 
     def open(self, rows: int, columns: int) -> None:
         """See ``Decoder.open``."""
         self.llama.reach(columns)
         if self._past is None or self._past.rows < rows or self._past.columns < columns:
-            self._past = None  # before there is another
+            self._past = self._compiled = None  # before there is another
             self._past = past_for(self.llama, rows, columns)
         else:
             self._past.forget()
         self._length_N = torch.zeros(rows, dtype=torch.long, device=self.device)
         self._grows_N, self._seen = torch.zeros_like(self._length_N), 0
+        self._compiled = compiled_step(self.llama, self.head, self._past)
 
     def admit(self, prompts: Sequence[Tokens], k: int, rows: Sequence[int]) -> Tensor:
         """See ``Decoder.admit``."""
         self._seen = max(self._seen, *map(len, prompts))
-        parts = [(prompts[start:stop], rows[start * k : stop * k]) for start, stop in _parts(prompts)]
+        parts = [(prompts[start:stop], rows[start * k : stop * k]) for start, stop in parts_of(prompts)]
         return torch.cat([self._read(asked, k, torch.tensor(taken, device=self.device)) for asked, taken in parts])
 
     def step(self, token_N: Tensor) -> Tensor:
         """See ``Decoder.step``."""
         past = self._open
         self._seen += 1  # no row has more columns: known without asking the device
+        if self._compiled:
+            logits_NV = self._compiled(token_N, self._length_N)
+            self._length_N += self._grows_N
+            return logits_NV
 
         def attend(layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
             return past.look_back(layer, q_NHD, k_NGD, v_NGD, self._length_N, self._seen)
 
-        hidden_NE = self.llama(token_N, self._length_N, attend)
+        hidden_NE = self.llama(token_N, attend)
         self._length_N += self._grows_N
         return self._logits(hidden_NE)
 
@@ -120,7 +126,7 @@ class LlamaDecoder:
     def close(self) -> None:
         """See ``Decoder.close``. A small past stays: new memory costs as much as what is then decoded into it."""
         if self._past and self._past.rows * self._past.columns * self.bytes_per_token() > KEPT_BYTES:
-            self._past = None
+            self._past = self._compiled = None
 
     @property
     def _open(self) -> Past:
@@ -128,24 +134,32 @@ class LlamaDecoder:
         return self._past
 
     def _read(self, prompts: Sequence[Tokens], k: int, rows_N: Tensor) -> Tensor:
-        """Prompts, padded on the right, through all layers; their past goes to ``rows``."""
-        count, width = len(prompts), max(map(len, prompts))
-        ids_PS = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=self.device)
-        length_P, past = torch.tensor([len(p) for p in prompts], device=self.device), self._open
-
-        def keep(layer: int, k_NGD: Tensor, v_NGD: Tensor) -> None:
-            past.write(layer, rows_N, *(x.unflatten(0, (count, width)).repeat_interleave(k, 0) for x in (k_NGD, v_NGD)))
-
-        hidden_PSE = self.llama.rows(ids_PS, keep)
+        length_P = torch.tensor([len(p) for p in prompts], device=self.device)
         self._length_N[rows_N], self._grows_N[rows_N] = length_P.repeat_interleave(k), 1
-        last_PE = hidden_PSE[torch.arange(count, device=self.device), length_P - 1]
-        return self._logits(last_PE).repeat_interleave(k, 0)
+        return self._logits(read(self.llama, self._open, prompts, k, rows_N)).repeat_interleave(k, 0)
 
     def _logits(self, hidden_NE: Tensor) -> Tensor:
         return F.linear(hidden_NE, self.head.weight, self.head.bias)
 
 
-def _parts(prompts: Sequence[Tokens]) -> Iterator[tuple[int, int]]:
+def bytes_per_token(llama: Llama) -> float:
+    """See ``Decoder.bytes_per_token``."""
+    return float(2 * len(llama.layers) * llama.groups * llama.head_size * llama.embedding.element_size())
+
+
+def read(llama: Llama, past: Past, prompts: Sequence[Tokens], k: int, rows_N: Tensor) -> Tensor:
+    """Prompts, padded on the right, through all layers: their last states, ``[P, E]``. ``k`` rows get each past."""
+    count, width, device = len(prompts), max(map(len, prompts)), llama.device
+    ids_PS = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=device)
+
+    def keep(layer: int, k_NGD: Tensor, v_NGD: Tensor) -> None:
+        past.write(layer, rows_N, *(x.unflatten(0, (count, width)).repeat_interleave(k, 0) for x in (k_NGD, v_NGD)))
+
+    hidden_PSE = llama.rows(ids_PS, keep)
+    return hidden_PSE[torch.arange(count, device=device), torch.tensor([len(p) - 1 for p in prompts], device=device)]
+
+
+def parts_of(prompts: Sequence[Tokens]) -> Iterator[tuple[int, int]]:
     """Where to cut ``prompts`` so that each part has at most ``PREFILL_TOKENS`` padded tokens, or one prompt."""
     start = longest = 0
     for stop, prompt in enumerate(prompts):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from contrapose.policy.fused import runs_kernels
 from contrapose.policy.llama import is_llama
 from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer
 from contrapose.rollout.cached import Decoder, LlamaDecoder
+from contrapose.rollout.captured import CapturedDecoder
 from contrapose.rollout.foreign import ForeignDecoder
 from contrapose.rollout.growing import grow
 from contrapose.rollout.sampler import Sampling, seed_of
@@ -16,6 +18,10 @@ from contrapose.types import UNVERSIONED, ContraposeError, Prompt, Rollout, Samp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+MANY = 16
+"""Answers that end together are decoded to text by several processors from so many on."""
 
 
 class EmbeddedEngine:
@@ -39,7 +45,7 @@ class EmbeddedEngine:
         self.max_rows = max_rows
         self.model, self.version = model, UNVERSIONED
         decoder = decoder_for(model)
-        self._idle: tuple[PreTrainedModel, Decoder] | None = (model, decoder)
+        self._idle: tuple[PreTrainedModel, Decoder | CapturedDecoder] | None = (model, decoder)
         self._cache_tokens = int(cache_gib * 2**30 / decoder.bytes_per_token())
 
     @classmethod
@@ -84,9 +90,10 @@ class EmbeddedEngine:
         tokens, wave = [p.tokens for p in prompts], self.side_by_side(prompts, k, sampling)
         try:
             for ended in grow(decoder, tokens, k, seeds, sampling, self.eos, wave, dropped):
+                texts = self._texts([tokens for _, tokens, _ in ended])
                 yield [
-                    Sampled(prompts[number // k], number % k, self._rollout(tokens, logp, number in dropped))
-                    for number, tokens, logp in ended
+                    Sampled(prompts[number // k], number % k, self._rollout(tokens, logp, text, number in dropped))
+                    for (number, tokens, logp), text in zip(ended, texts, strict=True)
                 ]
                 for number, prompt in enumerate(prompts if cancelled else ()):
                     if growing[number] and prompt.id in cancelled:
@@ -95,23 +102,31 @@ class EmbeddedEngine:
         finally:
             self._idle = model, decoder
 
-    def _rollout(self, tokens: list[int], logp: list[float], cancelled: bool) -> Rollout:
+    def _texts(self, answers: Sequence[list[int]]) -> list[str]:
+        """What was said, without the EOS; of many answers at once where the tokenizer does not tidy up afterwards."""
+        said = [tokens[:-1] if tokens[-1] in self.eos else tokens for tokens in answers]
+        tokenizer: Any = self.tokenizer
+        if len(said) >= MANY and getattr(tokenizer, "is_fast", False) and not tokenizer.clean_up_tokenization_spaces:
+            return list(tokenizer.backend_tokenizer.decode_batch(said, skip_special_tokens=True))
+        texts = (tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said)
+        return [text if isinstance(text, str) else "".join(text) for text in texts]
+
+    def _rollout(self, tokens: list[int], logp: list[float], text: str, cancelled: bool) -> Rollout:
         stopped = tokens[-1] in self.eos
-        text = self.tokenizer.decode(tokens[:-1] if stopped else tokens, skip_special_tokens=True)
         return Rollout(
             tokens=tuple(tokens),
             mask=(1,) * len(tokens),
             logp=tuple(logp),
-            text=text if isinstance(text, str) else "".join(text),
+            text=text,
             finished="stop" if stopped else "cancelled" if cancelled else "length",
             version=self.version,
         )
 
 
-def decoder_for(model: PreTrainedModel) -> Decoder:
+def decoder_for(model: PreTrainedModel) -> Decoder | CapturedDecoder:
     """The fastest decoder that computes what ``model`` does."""
     if is_llama(model):
-        return LlamaDecoder(model)
+        return (CapturedDecoder if runs_kernels(next(model.parameters())) else LlamaDecoder)(model)
     name = type(model).__name__
     decoder = ForeignDecoder(model)
     try:

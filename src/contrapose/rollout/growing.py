@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from contrapose.rollout.cached import Decoder, Tokens
-from contrapose.rollout.sampler import Sampling, sample
+from contrapose.rollout.captured import CapturedDecoder
+from contrapose.rollout.sampler import Sampling
+from contrapose.rollout.stepping import AtOnce, Chosen, Steps
 
-CLOSE_UP_BELOW = 0.92
+CLOSE_UP_BELOW = 0.85
 """When the share of rows that still grow falls to this, prompts that wait join in place of the others, or rows close
 up."""
 
@@ -23,19 +25,19 @@ Ended = tuple[int, list[int], list[float]]
 
 
 class _Rows:
-    """What each row of the decoder is about: its rollout, how far that is, and what it has chosen so far."""
+    """What each row of the decoder is about, as far as it is known here: its rollout, how far that is, and what it has
+    chosen so far."""
 
-    def __init__(self, rows: int, max_tokens: int, device: torch.device) -> None:
-        self.number_N = torch.zeros(rows, dtype=torch.long, device=device)
+    def __init__(self, rows: int, max_tokens: int) -> None:
+        self.number_N = torch.zeros(rows, dtype=torch.long)
         self.length_N, self.seed_N = torch.zeros_like(self.number_N), torch.zeros_like(self.number_N)
-        self.live_N = torch.zeros(rows, dtype=torch.bool, device=device)
-        self.token_NT = torch.zeros(rows, max_tokens, dtype=torch.long, device=device)
-        self.logp_NT = torch.zeros(rows, max_tokens, device=device)
+        self.live_N = torch.zeros(rows, dtype=torch.bool)
+        self.token_NT = torch.zeros(rows, max_tokens, dtype=torch.long)
+        self.logp_NT = torch.zeros(rows, max_tokens)
 
     def start(self, rows: Sequence[int], numbers: Sequence[int], seeds: Sequence[int]) -> None:
-        device = self.number_N.device
-        at = torch.tensor(rows, device=device)
-        self.number_N[at], self.seed_N[at] = torch.tensor([numbers, seeds], device=device)
+        at = torch.tensor(rows)
+        self.number_N[at], self.seed_N[at] = torch.tensor([numbers, seeds])
         self.length_N[at], self.live_N[at] = 0, True
 
     def append(self, token_N: Tensor, logp_N: Tensor) -> None:
@@ -56,25 +58,25 @@ class _Rows:
 
     def among(self, numbers: Collection[int]) -> Tensor:
         """Rows that live and are of these rollouts."""
-        wanted = torch.tensor(sorted(numbers), dtype=torch.long, device=self.number_N.device)
+        wanted = torch.tensor(sorted(numbers), dtype=torch.long)
         return self.live_N & torch.isin(self.number_N, wanted)
 
     def keep(self, rows: Sequence[int]) -> None:
-        at = torch.tensor(rows, device=self.number_N.device)
+        at = torch.tensor(rows)
         for name, x in vars(self).items():
             setattr(self, name, x[at])
 
 
-def _closed_up(live: Sequence[bool]) -> list[int]:
-    """The rows that live: each in its place, or, from the end, in the place of one that is dead."""
-    count = sum(live)
-    beyond = (row for row in reversed(range(len(live))) if live[row])
-    return [row if live[row] else next(beyond) for row in range(count)]
+def _closed_up(live: Sequence[bool], count: int) -> list[int]:
+    """``count`` rows, those that live among them: each in its place, or, from the end, in the place of one that is
+    dead."""
+    beyond = [row for row in range(count, len(live)) if live[row]]
+    return [beyond.pop() if not live[row] and beyond else row for row in range(count)]
 
 
 @torch.inference_mode()
 def grow(
-    decoder: Decoder,
+    decoder: Decoder | CapturedDecoder,
     prompts: Sequence[Tokens],
     k: int,
     seeds: Sequence[int],
@@ -90,46 +92,57 @@ def grow(
     """
     if not prompts:
         return
+    steps: Steps = decoder if isinstance(decoder, CapturedDecoder) else AtOnce(decoder)
     columns, waiting = max(map(len, prompts)) + sampling.max_tokens, deque(range(len(prompts)))
-    count, cut = min(wave, len(prompts)) * k, set[int]()
-    device, logits_NV = decoder.device, torch.empty(0)
-    rows, eos_E = _Rows(0, 0, device), torch.tensor(eos, device=device)
+    count, cut, live = min(wave, len(prompts)) * k, set[int](), 0
+    rows, eos_E, ahead = _Rows(0, 0), torch.tensor(eos), deque[Chosen]()
 
-    def admit(free: Sequence[int]) -> tuple[list[int], Tensor]:
+    def admit(free: Sequence[int]) -> None:
         """Let prompts that wait join in place of rows that are free, as many as there are whole groups of these."""
         numbers = [waiting.popleft() for _ in range(min(len(free) // k, len(waiting)))]
         taken, each = list(free[: len(numbers) * k]), [n * k + i for n in numbers for i in range(k)]
         rows.start(taken, each, [seeds[n] for n in each])
-        return taken, decoder.admit([prompts[n] for n in numbers], k, taken)
+        steps.admit([prompts[n] for n in numbers], k, taken, [seeds[n] for n in each])
+
+    def joining() -> bool:
+        """Whether prompts that wait are to join now."""
+        crowded = live > CLOSE_UP_BELOW * len(rows.live_N)
+        return bool(live and not crowded and waiting and steps.joins and len(rows.live_N) - live >= k)
+
+    def room() -> int:
+        """How many rows there are to be now."""
+        crowded = not live or live > CLOSE_UP_BELOW * len(rows.live_N) or (waiting and steps.joins)
+        return len(rows.live_N) if crowded else steps.room(live)
 
     try:
-        while waiting or rows.live_N.any():
-            if not rows.live_N.any():
-                count = min(count, len(waiting) * k)
-                rows = _Rows(count, sampling.max_tokens, device)
-                decoder.open(count, columns)
-                _, logits_NV = admit(range(count))
-            chosen_N, logp_N = sample(logits_NV, rows.seed_N, rows.length_N, sampling)
-            rows.append(chosen_N, logp_N)
-            ended_N = rows.live_N & (torch.isin(chosen_N, eos_E) | (rows.length_N == sampling.max_tokens))
-            while (ended_N := ended_N | rows.among(cut)).any():
-                freed, done = rows.end(ended_N)
-                decoder.free(freed)
-                yield done
-                cut.update(dropped)
-                ended_N = torch.zeros_like(ended_N)
-            live = int(rows.live_N.sum())
-            crowded = live > CLOSE_UP_BELOW * len(rows.live_N)
-            if live and not crowded and not (waiting and decoder.joins):
-                kept = _closed_up(rows.live_N.tolist())
+        while waiting or live:
+            if not live:
+                live = count = min(count, len(waiting) * k)
+                rows = _Rows(count, sampling.max_tokens)
+                ahead.clear()
+                steps.open(count, columns, sampling, eos)
+                admit(range(count))
+            ahead.append(steps.choose(rows.seed_N, rows.length_N))
+            # what was chosen is looked at late, but before rows change places
+            while len(ahead) > steps.late or (ahead and (joining() or room() < len(rows.live_N))):
+                chosen_N, logp_N = ahead.popleft()()
+                rows.append(chosen_N, logp_N)
+                ended_N = rows.live_N & (torch.isin(chosen_N, eos_E) | (rows.length_N == sampling.max_tokens))
+                while (ended_N := ended_N | rows.among(cut)).any():
+                    freed, done = rows.end(ended_N)
+                    steps.free(freed)
+                    yield done
+                    cut.update(dropped)
+                    ended_N = torch.zeros_like(ended_N)
+                live = int(rows.live_N.sum())
+            if room() < len(rows.live_N):
+                kept = _closed_up(rows.live_N.tolist(), room())
                 rows.keep(kept)
-                decoder.keep(kept)
-                chosen_N = chosen_N[torch.tensor(kept, device=device)]
+                steps.keep(kept)
             if live:
-                logits_NV = decoder.step(chosen_N)
-            free = (~rows.live_N).nonzero().squeeze(1).tolist()
-            if live and not crowded and waiting and decoder.joins and len(free) >= k:
-                taken, logits_MV = admit(free)
-                logits_NV[torch.tensor(taken, device=device)] = logits_MV
+                steps.step()
+            if joining():
+                admit((~rows.live_N).nonzero().squeeze(1).tolist())
+                live = int(rows.live_N.sum())
     finally:
-        decoder.close()
+        steps.close()

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contrapose.policy.llama import Llama
-from contrapose.rollout.look_back import LANES, look_back_for
+from contrapose.policy.native import LANES
+from contrapose.rollout.look_back import Heads, look_back
 
 CHUNKS = 8
 PADDING = 33 * LANES
@@ -38,7 +39,7 @@ class Past(Protocol):
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
         """Append a token a row after ``length`` columns, and attend to it and to what stands before: ``[N, H * D]``.
 
-        No row has more than ``seen`` columns then.
+        Queries and keys are as projected: ``Llama.heads`` is still to come. No row has more than ``seen`` columns then.
         """
         ...
 
@@ -54,7 +55,7 @@ class PlainPast:
         self.rows, self.columns = rows, columns
         shape = rows, llama.groups, columns, llama.head_size
         self.layers = [(llama.embedding.new_zeros(shape), llama.embedding.new_zeros(shape)) for _ in llama.layers]
-        self.windows = [layer.window for layer in llama.layers]
+        self.llama, self.windows = llama, [layer.window for layer in llama.layers]
 
     def forget(self) -> None:
         """See ``Past.forget``. Zero times what a broken model left under the mask would not be zero."""
@@ -68,6 +69,7 @@ class PlainPast:
 
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
         """See ``Past.look_back``. The heads of a group are so many queries to its keys: none is copied for them."""
+        q_NHD, k_NGD = self.llama.heads(layer, q_NHD, k_NGD, length_N)
         (keys, values), window, rows = self.layers[layer], self.windows[layer], len(q_NHD)
         width = min(-(-seen // 64) * 64, self.columns)
         every_N, column_S = (torch.arange(n, device=q_NHD.device) for n in (rows, width))
@@ -85,21 +87,23 @@ class PlainPast:
 
 
 class ChunkedPast:
-    """For a CPU and float32, as ``look_back.c`` reads it: columns in chunks, so that what is read lies dense.
+    """For a CPU and float32, as ``look_back`` reads it: columns in chunks, so that what is read lies dense.
 
-    Chunks are of 16 columns, or where there are many columns of more: no more than ``CHUNKS`` places are read in turn.
+    Chunks are of ``width`` columns: 16, or where there are many columns of more, so that no more than ``CHUNKS`` places
+    are read in turn.
     """
 
     def __init__(self, llama: Llama, rows: int, columns: int) -> None:
         self.rows, self.columns = rows, columns
         groups, size = llama.groups, llama.head_size
-        heads = llama.layers[0].q[0].shape[0] // size
         self._wide = -(-columns // (LANES * CHUNKS))  # lanes of a chunk
-        chunks = -(-columns // (LANES * self._wide))
+        self.width = LANES * self._wide
+        chunks = -(-columns // self.width)
         keys, values = (rows, groups, self._wide, size, LANES), (rows, groups, self._wide, LANES, size)
-        self.layers = [(_apart(chunks, keys), _apart(chunks, values)) for _ in llama.layers]
-        self.windows = [layer.window for layer in llama.layers]
-        self._look_back = look_back_for(heads, groups, size)
+        self.layers = [
+            (_apart(chunks, keys, llama.embedding), _apart(chunks, values, llama.embedding)) for _ in llama.layers
+        ]
+        self.llama, self.windows = llama, [layer.window for layer in llama.layers]
 
     def forget(self) -> None:
         """See ``Past.forget``. What is not seen is not read."""
@@ -107,18 +111,20 @@ class ChunkedPast:
     def write(self, layer: int, rows_N: Tensor, k_NSGD: Tensor, v_NSGD: Tensor) -> None:
         """See ``Past.write``."""
         keys, values = self.layers[layer]
-        width = self._wide * LANES
+        width = self.width
         for past, x_NSGD, order in ((keys, k_NSGD, (1, 0, 4, 2, 5, 3)), (values, v_NSGD, (1, 0, 4, 2, 3, 5))):
             x = F.pad(x_NSGD, (0, 0, 0, 0, 0, -x_NSGD.shape[1] % width)).unflatten(1, (-1, self._wide, LANES))
             past[: x.shape[1], rows_N] = x.permute(order)
 
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
         """See ``Past.look_back``."""
-        return self._look_back(q_NHD, k_NGD, v_NGD, *self.layers[layer], length_N, self.windows[layer])
+        (q_D, k_D), eps = self.llama.layers[layer].head_norms, self.llama.layers[layer].eps
+        heads = Heads((q_D, k_D), eps, self.llama.rope, self.windows[layer])
+        return look_back(q_NHD, k_NGD, v_NGD, heads, *self.layers[layer], length_N)
 
     def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
         """See ``Past.move``."""
-        chunks = -(-seen // (self._wide * LANES))
+        chunks = -(-seen // self.width)
         for past in (past for layer in self.layers for past in layer):
             past[:chunks, to] = past[:chunks, rows]
 
@@ -129,9 +135,9 @@ def past_for(llama: Llama, rows: int, columns: int) -> Past:
     return (ChunkedPast if on_cpu else PlainPast)(llama, rows, columns)
 
 
-def _apart(chunks: int, shape: tuple[int, ...]) -> Tensor:
+def _apart(chunks: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Memory for so many chunks, with some between them: where they lie a multiple of a page apart, what is read in
     turn competes for the same few lines of a processor's caches. And the last head is read a whole number of lanes at
     a time."""
-    padded: Tensor = torch.empty(chunks, prod(shape) + PADDING)[:, :-PADDING]
+    padded: Tensor = like.new_empty(chunks, prod(shape) + PADDING)[:, :-PADDING]
     return padded.unflatten(1, shape)  # type: ignore[no-any-return]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 64
+from contrapose.policy.native import ANY_SIZE, LANES, Kernel, native, pointers, power, spread
+
+BLOCK = LANES
 """Tokens whose probabilities are summed first, where one is drawn."""
+
+LOGITS_A_THREAD = 1 << 16
+"""Fewer are not worth another thread."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +65,55 @@ def sample(logits_NV: Tensor, seed_N: Tensor, position_N: Tensor, sampling: Samp
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     if sampling.temperature not in (0, 1):
         logits_NV = logits_NV / sampling.temperature
-    p_NV = logits_NV.softmax(-1)
+    logits_NV = logits_NV.contiguous()
+    compiled = native(ANY_SIZE, logits_NV)
+    if compiled and sampling.temperature and sampling.top_p == 1:
+        return _choose(compiled["choose"], logits_NV, uniform(seed_N, position_N))
+    gap_NV = logits_NV - logits_NV.amax(1, keepdim=True)
+    weight_NV = power(gap_NV).masked_fill(gap_NV < -87, 0.0)
+    blocks_NB = _blocks(weight_NV)
     if sampling.temperature == 0:
         token_N = logits_NV.argmax(-1)
+    elif sampling.top_p == 1:
+        token_N = _draw(weight_NV, blocks_NB, uniform(seed_N, position_N))
     else:
-        weight_NV = p_NV if sampling.top_p == 1 else _nucleus(p_NV.double(), sampling.top_p)
-        token_N = _draw(weight_NV, uniform(seed_N, position_N))
-    return token_N, p_NV.gather(1, token_N.unsqueeze(1)).squeeze(1).log()
+        kept_NV = _nucleus(weight_NV / blocks_NB[:, -1:], sampling.top_p)
+        token_N = _draw(kept_NV, _blocks(kept_NV), uniform(seed_N, position_N))
+    gap_N = gap_NV.gather(1, token_N.unsqueeze(1)).squeeze(1)
+    return token_N, (gap_N - _log(blocks_NB[:, -1])).to(logits_NV.dtype)
 
 
-def _draw(weight_NV: Tensor, uniform_N: Tensor) -> Tensor:
+def _choose(kernel: Kernel, logits_NV: Tensor, uniform_N: Tensor) -> tuple[Tensor, Tensor]:
+    """``_draw`` in C, and the log-prob of what was drawn."""
+    rows, size = logits_NV.shape
+    uniform_N = uniform_N.expand(rows).contiguous()
+    token_N, logp_N = uniform_N.long(), logits_NV.new_empty(rows)
+
+    def part(first: int, last: int) -> None:
+        blocks = torch.empty(-(-size // BLOCK), dtype=torch.float64)
+        kernel(*pointers(logits_NV, uniform_N, token_N, logp_N, blocks), first, last, size)
+
+    spread(part, rows, max(1, LOGITS_A_THREAD // size))
+    return token_N, logp_N
+
+
+def _log(x_N: Tensor) -> Tensor:
+    """Natural logarithms; on a CPU those of C, where torch's own may round otherwise."""
+    return x_N.log() if x_N.is_cuda else torch.tensor([math.log(x) for x in x_N.tolist()], dtype=x_N.dtype)
+
+
+def _blocks(weight_NV: Tensor) -> Tensor:
+    """Running sums of the weights of ``BLOCK`` tokens each, in double precision."""
+    padded_NBC: Tensor = F.pad(weight_NV, (0, -weight_NV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))  # type: ignore[no-untyped-call]
+    return padded_NBC.double().cumsum(-1)[..., -1].cumsum(-1)  # one after the other: sum() has an order of its own
+
+
+def _draw(weight_NV: Tensor, blocks_NB: Tensor, uniform_N: Tensor) -> Tensor:
     """The token at which the running sum of a row's weights passes ``uniform`` times their total.
 
-    First the block of tokens in which it does, then the token: the running sums in double precision are short.
+    First the block of tokens in which it does, then the token.
     """
     weight_NBC = F.pad(weight_NV, (0, -weight_NV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
-    blocks_NB = weight_NBC.sum(-1, dtype=torch.float64).cumsum(-1)
     target_N1 = uniform_N.unsqueeze(1) * blocks_NB[:, -1:]
     block_N1 = torch.searchsorted(blocks_NB, target_N1, right=True).clamp_(max=blocks_NB.shape[1] - 1)
     before_N1 = F.pad(blocks_NB, (1, 0)).gather(1, block_N1)

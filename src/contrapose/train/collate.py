@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from contrapose.policy.logprobs import LogProbs, Row
+from contrapose.policy.states import put
 from contrapose.types import Batch, Group
 
 
@@ -64,8 +65,9 @@ def no_grad_pass(
     entropy_NT = torch.zeros_like(logp_NT)
     for index in micro:
         logp, entropies = logprobs.without_grad([rows[i] for i in index], entropy=entropy)
-        logp_NT[index, : logp.shape[1]] = logp
-        entropy_NT[index, : logp.shape[1]] = entropies
+        at = put(index, logp_NT.device)
+        logp_NT[at, : logp.shape[1]] = logp
+        entropy_NT[at, : logp.shape[1]] = entropies
     return logp_NT, entropy_NT
 
 

@@ -17,6 +17,7 @@ from contrapose.objectives.credit import credit_of
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.policy.logprobs import LogProbs
+from contrapose.policy.states import put
 from contrapose.train.collate import Minibatch, micro_batches, no_grad_pass
 from contrapose.train.guards import Fault, check_weights, fault_of, gradient_of
 from contrapose.types import Now
@@ -101,15 +102,16 @@ def accumulate(
         J = float(total_J)
     logp_NT, credit_NT = (x.view(len(rows), -1) for x in (logp_QKT, credit_QKT))
     weight_NT = None if weight_QKT is None else weight_QKT.flatten(0, 1)
+    parts_J: list[Tensor] = []  # looked at last, so that nobody waits for the device in between
     idle_N = _idle(objective, plan) if live else ~credit_NT.any(1)
     for index in _only(micro, ~idle_N):
         states = logprobs.states([rows[i] for i in index])
-        at, width = torch.tensor(index, device=logp_QKT.device), states.shape[1]
+        at, width = put(index, logp_QKT.device), states.shape[1]
         if live:
             live_NT = states.dense(states.logp()[0])
             part_N1T, part_J = credit_of(objective, live_NT.unsqueeze(1), plan.rollouts(at, width), now)
             logp_NT[at, :width], credit_NT[at, :width] = live_NT, part_N1T.squeeze(1)
-            J += float(part_J)
+            parts_J.append(part_J)
         if weight_NT is not None:
             credit_NT[at] *= weight_NT[at]
         states.loss(credit_NT[at, :width]).backward()
@@ -119,7 +121,7 @@ def accumulate(
         for weight in logprobs.model.parameters():
             if weight.requires_grad and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-    return Pushed(logp_QKT, credit_QKT, J)
+    return Pushed(logp_QKT, credit_QKT, sum(map(float, parts_J), J))
 
 
 def _idle(objective: Objective, plan: Plan) -> Tensor:
