@@ -13,10 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from contrapose.policy.native import LANES, native, pointers, power, spread, total
-
-TILE = 4
-"""Queries that are worked on together, at most."""
+from contrapose.policy.native import LANES, TILE, native, pointers, power, spread, total
 
 
 class Rows(NamedTuple):

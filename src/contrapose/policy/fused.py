@@ -20,6 +20,12 @@ from contrapose.policy.native import ANY_SIZE, LANES, NARROW, native, pointers, 
 
 KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+ROWS_A_THREAD = 1 << 10
+"""Fewer are not worth another thread."""
+
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines of all positions at hand, ``[T, D]``; the sines of a head's first half are negated."""
+
 
 def runs_kernels(x: Tensor) -> bool:
     """Whether kernels of our own can work on ``x``: it is on a GPU, and there is Triton."""
@@ -34,13 +40,6 @@ def _has_triton() -> bool:
             "everything on the GPU is slower by far: there is no Triton (pip install triton)"
         )
     return found
-
-
-ROWS_A_THREAD = 1 << 10
-"""Fewer are not worth another thread."""
-
-Rope = tuple[Tensor, Tensor]
-"""Cosines and sines of all positions at hand, ``[T, D]``; the sines of a head's first half are negated."""
 
 
 def rms_norm(x_NE: Tensor, weight_E: Tensor, eps: float) -> Tensor:

@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LANES, NARROW = 16, 8
+LANES, NARROW, TILE = 16, 8, 4
+"""As in ``lanes.h``; ``TILE`` at most."""
+
 SOURCES = sorted(file for file in Path(__file__).with_name("c").iterdir() if file.suffix in (".c", ".h"))
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "f": ctypes.c_float}
@@ -110,8 +112,8 @@ def _compiled(size: int) -> dict[str, Kernel] | None:
         compiler = shlex.split(named)
     except ValueError:  # a quotation that does not end
         compiler = []
-    for native in (("-march=native",), ()) if compiler and shutil.which(compiler[0]) else ():
-        command = [*compiler, *FLAGS, *native, f"-DSIZE={size}", *files, "-lm"]
+    for tuned in (("-march=native",), ()) if compiler and shutil.which(compiler[0]) else ():
+        command = [*compiler, *FLAGS, *tuned, f"-DSIZE={size}", *files, "-lm"]
         try:
             library = _library(command)
             found = {name: getattr(library, name) for name in FUNCTIONS}

@@ -1,8 +1,8 @@
 """The hidden states that choose response tokens, without padding, and each prompt computed once for all its answers.
 
-All layers but attention work on one list of tokens: those of the different prompts, then those of the responses. For
-attention the rows are put together by index, so that a prompt lends its keys and values to all rows that answer it, and
-their gradients add up there. Rows of like length stand together, and causal attention needs no mask.
+All layers but attention work on one list of tokens: those of the different prompts, then those of the responses. A
+prompt lends its keys and values to all rows that answer it, and their gradients add up there. Short rows are attended
+to where their tokens lie; others are put together by index, rows of like length: causal attention needs no mask then.
 """
 
 from __future__ import annotations

@@ -98,17 +98,16 @@ class LlamaDecoder:
         """See ``Decoder.step``."""
         past = self._open
         self._seen += 1  # no row has more columns: known without asking the device
-        if self._compiled:
-            logits_NV = self._compiled(token_N, self._length_N)
-            self._length_N += self._grows_N
-            return logits_NV
 
         def attend(layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
             return past.look_back(layer, q_NHD, k_NGD, v_NGD, self._length_N, self._seen)
 
-        hidden_NE = self.llama(token_N, attend)
+        if self._compiled:
+            logits_NV = self._compiled(token_N, self._length_N)
+        else:
+            logits_NV = self._logits(self.llama(token_N, attend))
         self._length_N += self._grows_N
-        return self._logits(hidden_NE)
+        return logits_NV
 
     def free(self, rows: Sequence[int]) -> None:
         """See ``Decoder.free``. A row that nobody asks for goes on without a past."""

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from contrapose.policy.llama import Layer, Llama
-from contrapose.policy.native import LANES, native, pointers, spread
-from contrapose.rollout.look_back import TILE
+from contrapose.policy.native import LANES, TILE, native, pointers, spread
 from contrapose.rollout.past import ChunkedPast
 
 ROWS_A_THREAD = 8
+LOCAL = "MKL_Set_Num_Threads_Local"
 WEIGHTS = "before q q_bias k k_bias v v_bias q_norm k_norm o o_bias after gate gate_bias up up_bias down down_bias"
-
 
 REGIONS = 9
 """Pieces that C cuts a row's work space into."""
@@ -89,11 +88,12 @@ class CompiledStep:
 
 def compiled_step(llama: Llama, head: Any, past: Any) -> CompiledStep | None:
     """The step in C, where all that it is made of is there and is what C knows."""
-    found = native(llama.head_size, llama.embedding)
-    known = isinstance(past, ChunkedPast) and len(head.weight) <= len(llama.embedding)
-    if not found or not known or not _blas()["sgemm_"] or not _uniform(llama, head):
-        return None
-    return CompiledStep(found["step"], _blas(), llama, head, past)
+    layers = [_weights(layer) for layer in llama.layers]
+    alike = {(at.eps, *(x if x is None else x.shape for x in of)) for at, of in zip(llama.layers, layers, strict=True)}
+    silu = not any(layer.act for layer in llama.layers)
+    known = isinstance(past, ChunkedPast) and len(alike) == 1 and silu and len(head.weight) <= len(llama.embedding)
+    found = native(llama.head_size, *chain(*layers), llama.embedding, llama.norm, head.weight, head.bias)
+    return CompiledStep(found["step"], _blas(), llama, head, past) if found and known and _blas()["sgemm_"] else None
 
 
 def _weights(layer: Layer) -> list[Tensor | None]:
@@ -102,20 +102,8 @@ def _weights(layer: Layer) -> list[Tensor | None]:
     return [before, *layer.q, *layer.k, *layer.v, *layer.head_norms, *layer.o, after, *mlp]
 
 
-def _uniform(llama: Llama, head: Any) -> bool:
-    """Whether all layers are alike, and all weights lie as C reads them."""
-    layers = [_weights(layer) for layer in llama.layers]
-    shapes = {(layer.eps, *(None if x is None else x.shape for x in _weights(layer))) for layer in llama.layers}
-    every = [x for x in (*chain(*layers), llama.embedding, llama.norm, head.weight, head.bias) if x is not None]
-    plain = all(x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() for x in every)
-    return plain and len(shapes) == 1 and not any(layer.act for layer in llama.layers)
-
-
 def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
-
-
-LOCAL = "MKL_Set_Num_Threads_Local"
 
 
 @cache

@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from contrapose.policy.fused import Rope, turned
-from contrapose.policy.native import LANES, Kernel, native, pointers, power, spread, total
-
-TILE = 4
-"""Query heads that are worked on together, at most."""
+from contrapose.policy.native import LANES, TILE, Kernel, native, pointers, power, spread, total
 
 
 class Heads(NamedTuple):
