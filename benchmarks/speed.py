@@ -16,6 +16,7 @@ are what is not sampling or judging. Without TRL there are only contrapose and `
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -117,6 +118,7 @@ def rounds(name: str, folder: Path, count: int, parts: Sequence[str]) -> dict[st
     for number in range(1, count + 1):
         rates.append(our_side.matrix_rate())
         for side, f in timed if number % 2 else timed[::-1]:
+            gc.collect()  # what the side before left behind
             for measure, value in f(number).items():
                 values.setdefault(measure, {}).setdefault(side, []).append(value)
     return {

@@ -38,6 +38,8 @@ def by_prompt(steps: Iterable[Sequence[Sampled]]) -> dict[str, tuple[Rollout, ..
 class ScriptedEngine:
     """Answers ``answers(prompt, round)`` of the ``k`` rollouts right, and finishes prompts in reverse order."""
 
+    trainer_numerics = False
+
     def __init__(self, answers: Callable[[Prompt, int], int]) -> None:
         self.answers = answers
         self.rounds: list[list[str]] = []

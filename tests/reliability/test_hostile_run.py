@@ -40,6 +40,8 @@ HOSTILE = {
 class Hostile:
     """An engine whose rollouts are those of ``HOSTILE``, each with tokens of its own and their true log-probs."""
 
+    trainer_numerics = False
+
     def __init__(self, run: Run) -> None:
         self._run, self._eos = run, run.engine.eos[0]
 

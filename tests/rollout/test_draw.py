@@ -9,12 +9,24 @@ ROWS = {26: 2000, 64: 2000, 65: 2000, 1000: 500, 4096: 500, 151936: 8}
 LAST = 1 - 2.0**-53  # the largest number that a draw may be
 
 
-def drawn_with(monkeypatch, uniform_N):
-    monkeypatch.setattr("contrapose.rollout.sampler.uniform", lambda seed_N, position_N: uniform_N)
+def seeds_of(uniform_N):
+    """The seeds whose first draws are these, down to the grid of draws: SplitMix64 backwards."""
+    return torch.tensor([_seed_of(int(u * 2.0**53)) for u in uniform_N.tolist()])
 
 
-def sampled(logits_NV, **kw):
-    return sample(logits_NV, torch.arange(len(logits_NV)), torch.tensor(0), Sampling(**kw))
+def _seed_of(draw, bits=2**64):
+    x = draw << 11
+    for shift, factor in ((31, 0x94D049BB133111EB), (27, 0xBF58476D1CE4E5B9), (30, 1)):
+        x ^= x >> shift ^ x >> 2 * shift
+        x = x * pow(factor, -1, bits) % bits
+    x = (x - 0x9E3779B97F4A7C15) % bits
+    return x - bits if x >= bits // 2 else x
+
+
+def sampled(logits_NV, uniform_N=None, **kw):
+    """With draws of these values, or those of seeds from 0 on."""
+    seed_N = torch.arange(len(logits_NV)) if uniform_N is None else seeds_of(uniform_N)
+    return sample(logits_NV, seed_N, torch.tensor(0), Sampling(**kw))
 
 
 def plain(p_NV, uniform_N):
@@ -43,48 +55,46 @@ def test_a_plain_inverse_cdf(vocabulary, spread):
 
 
 @pytest.mark.parametrize("vocabulary", [64, 4096])
-def test_every_token_begins_where_the_one_before_ends(vocabulary, monkeypatch):
+def test_every_token_begins_where_the_one_before_ends(vocabulary):
     """Probabilities of a power of two, so that nothing is rounded: at blocks' ends too."""
     start_N = torch.arange(vocabulary, dtype=torch.float64) / vocabulary
     logits_NV = torch.zeros(1, vocabulary).expand(vocabulary, -1)
     for uniform_N in (start_N, start_N + 2.0**-40, start_N[1:] - 2.0**-40):
-        drawn_with(monkeypatch, uniform_N)
-        found_N, _ = sampled(logits_NV[: len(uniform_N)])
+        assert torch.equal(uniform(seeds_of(uniform_N), torch.tensor(0)), uniform_N)
+        found_N, _ = sampled(logits_NV[: len(uniform_N)], uniform_N)
         assert torch.equal(found_N, torch.arange(len(uniform_N)))
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 @pytest.mark.parametrize("vocabulary", [26, 64, 65, 130, 4096, 151936])
-def test_neither_padding_nor_a_token_without_probability(vocabulary, top_p, monkeypatch):
+def test_neither_padding_nor_a_token_without_probability(vocabulary, top_p):
     """With a few tokens possible, at either end, in one block or in the last, and draws at the ends of the interval."""
     last = vocabulary - 1
     for possible in ([0], [last], [0, last], [3, 20], [last // 2], [last - 1, last // 3]):
         p_V = torch.zeros(vocabulary)
         p_V[possible] = torch.tensor([0.3, 0.7])[: len(possible)]
         for u in (0.0, 2.0**-53, 0.3, 0.5, LAST):
-            drawn_with(monkeypatch, torch.tensor([u], dtype=torch.float64))
-            found_N, logp_N = sampled(p_V.log().unsqueeze(0), top_p=top_p)
+            found_N, logp_N = sampled(p_V.log().unsqueeze(0), torch.tensor([u], dtype=torch.float64), top_p=top_p)
             assert found_N.tolist()[0] in possible
             assert logp_N.isfinite().all()
 
 
 @pytest.mark.parametrize("vocabulary", [26, 64, 65, 4096])
-def test_the_last_draw_is_of_the_last_possible_token(vocabulary, monkeypatch):
+def test_the_last_draw_is_of_the_last_possible_token(vocabulary):
     """Sums that round apart lead to no token beyond it: random probabilities, the tail impossible."""
     rows, generator = 300, torch.Generator().manual_seed(0)
     logits_NV = 3 * torch.randn(rows, vocabulary, generator=generator)
     tail_N = torch.randint(1, vocabulary + 1, (rows, 1), generator=generator)
     logits_NV = logits_NV.masked_fill(torch.arange(vocabulary) >= tail_N, -torch.inf)
-    drawn_with(monkeypatch, torch.full((rows,), LAST, dtype=torch.float64))
     for dtype in (torch.float32, torch.float64):
-        found_N, _ = sampled(logits_NV.to(dtype))
+        found_N, _ = sampled(logits_NV.to(dtype), torch.full((rows,), LAST, dtype=torch.float64))
         p_NV = logits_NV.to(dtype).softmax(-1)
         assert (p_NV.gather(1, found_N.unsqueeze(1)) > 0).all()
         beyond_N = p_NV.double().flip(1).cumsum(1).flip(1).gather(1, found_N.unsqueeze(1)).squeeze(1)
         passed_N = beyond_N - p_NV.gather(1, found_N.unsqueeze(1)).squeeze(1)
         assert (passed_N < 1e-14).all()  # what stands behind the token weighs nothing
-    drawn_with(monkeypatch, torch.zeros(rows, dtype=torch.float64))
-    assert (sampled(logits_NV.flip(1))[0] == vocabulary - tail_N.squeeze(1)).all()
+    first_N, _ = sampled(logits_NV.flip(1), torch.zeros(rows, dtype=torch.float64))
+    assert (first_N == vocabulary - tail_N.squeeze(1)).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -105,24 +105,6 @@ def test_positions_are_drawn_independently():
     assert chi_square(first * 3 + second, joint) < 26.2  # 8 degrees, p = 0.001
 
 
-@pytest.mark.parametrize("u", [0.0, 1 - 2.0**-53, 0.5])
-@pytest.mark.parametrize("probabilities", [[0.0, 0.0, 1.0, 0.0], [0.0, 0.3, 0.7, 0.0], [0.3, 0.0, 0.0, 0.7]])
-def test_zero_probability_is_never_picked(u, probabilities, monkeypatch):
-    """Not even at the very ends of the unit interval, whatever comes first or last."""
-    drawn = torch.tensor([u], dtype=torch.float64)
-    monkeypatch.setattr("contrapose.rollout.sampler.uniform", lambda seed_N, position_N: drawn)
-    for top_p in (1.0, 0.9):
-        token, logp = sample(logits_of(probabilities, 1), torch.tensor([0]), FIRST, Sampling(top_p=top_p))
-        assert probabilities[int(token)] > 0
-        assert logp.isfinite().all()
-
-
-def test_the_ends_of_the_unit_interval(monkeypatch):
-    drawn = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    monkeypatch.setattr("contrapose.rollout.sampler.uniform", lambda seed_N, position_N: drawn)
-    assert sample(logits_of(PROBABILITIES, 2), seeds(2), FIRST, Sampling())[0].tolist() == [0, 7]
-
-
 @pytest.mark.parametrize(
     ("top_p", "nucleus"), [(0.29, [1]), (0.31, [1, 5]), (0.6, [1, 5, 7]), (0.8, [1, 5, 7, 3]), (1e-9, [1])]
 )

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,13 @@ from safetensors.torch import load_file
 
 from contrapose.cli.screen import Screen
 from contrapose.config import resolve
+from contrapose.objectives.credit import credit_of
 from contrapose.objectives.zoo import ZOO
 from contrapose.report.metrics import STEP, TIME_FIELDS, UPDATE
-from contrapose.train.loop import train
+from contrapose.rollout.engine import StaleEngine
+from contrapose.train.collate import logp_of
+from contrapose.train.guards import engine_logp
+from contrapose.train.loop import _begin, train
 from contrapose.train.run import Run
 from contrapose.types import ContraposeError, PoolExhausted
 from contrapose.verify.workers import KILLINGS
@@ -75,6 +80,56 @@ of_rence = pytest.mark.parametrize("whole", ["rence"], indirect=True)
 def test_two_runs_of_a_seed_are_the_same_bytes(whole, tmp_path):
     folder, name = whole
     assert_same_run(folder, trained(tmp_path / "again", f"objective.name={name}"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "stated"), [("steps=4", True), ("rollout.is_cap=2", False), ("model.dtype=bfloat16", False)]
+)
+def test_whose_log_probs_are_the_old_ones(setting, stated, tmp_path):
+    """The engine's in float32; elsewhere, or where the two are compared, those of a pass of the trainer's."""
+    with started(tmp_path / "run", setting) as run:
+        work = _begin(run, 0)
+        old_QKT, told_QKT = work.batch.batch.old_logp_QKT, engine_logp(work.batch)
+        own_QKT = logp_of(work.batch, run.logprobs, run.config.batch.max_tokens)
+    assert torch.equal(old_QKT, told_QKT) is stated
+    assert torch.equal(old_QKT, own_QKT) is not stated
+    assert work.facts["entropy"] > 0
+    assert 0 < work.facts["engine_drift"] < (0.1 if "bfloat16" in setting else 1e-5)
+    if stated:
+        torch.testing.assert_close(old_QKT, own_QKT, rtol=0, atol=1e-4)
+        assert work.facts["entropy"] == pytest.approx(-float(old_QKT.sum() / work.batch.batch.mask_QKT.sum()))
+
+
+def test_every_place_in_a_group_is_looked_at(tmp_path):
+    """An engine that clones a prompt's past wrongly to the last of its rows is found out by one group of a few."""
+    with started(tmp_path / "run", "filter.mode=none") as run:
+        honest = run.engine.generate
+
+        def lies(*asked):
+            for step in honest(*asked):
+                yield [one if one.index < 3 else replace(one, rollout=lowered(one.rollout)) for one in step]
+
+        run.engine.generate = lies
+        with pytest.raises(StaleEngine, match=r"step 1: .* rollout 3 of 'abacus"):
+            _begin(run, 0)
+
+
+def lowered(rollout):
+    return replace(rollout, logp=tuple(x - 9 for x in rollout.logp))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_no_credit_depends_on_whose_they_are(name, tmp_path):
+    with started(tmp_path / "run", f"objective.name={name}", "filter.mode=none") as run:
+        batch = _begin(run, 0).batch
+        own_QKT = logp_of(batch, run.logprobs, run.config.batch.max_tokens)
+    batches = batch.batch, replace(batch.batch, old_logp_QKT=own_QKT)
+    told, own = (
+        credit_of(run.objective, own_QKT, run.objective.plan(b, generator=torch.Generator().manual_seed(0)), run.now)[0]
+        for b in batches
+    )
+    assert own.any()
+    torch.testing.assert_close(told, own, rtol=1e-4, atol=1e-4 * float(own.abs().max()))
 
 
 @of_rence

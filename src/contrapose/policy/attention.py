@@ -7,8 +7,10 @@ Both give the same bits. Dimensions: N tokens, H query heads, G key-value heads,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -27,9 +29,10 @@ class Rows(NamedTuple):
 
 def rows_of(places: Sequence[Sequence[int]], known: Sequence[int]) -> Rows:
     """Rows of these tokens; every token attends in one of them."""
-    lengths = torch.tensor([0, *map(len, places)])
-    flat = torch.tensor([place for row in places for place in row])
-    return Rows(flat, lengths.cumsum(0), torch.tensor(known), int(lengths.max()))
+    lengths = list(map(len, places))
+    lists = chain.from_iterable(places), accumulate(lengths, initial=0), known
+    place, start, at = (torch.from_numpy(np.fromiter(numbers, np.int64)) for numbers in lists)
+    return Rows(place, start, at, max(lengths))
 
 
 def attend(q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, rows: Rows, window: int | None) -> Tensor:

@@ -101,7 +101,7 @@ class _Norm(torch.autograd.Function):
         if compiled := native(ANY_SIZE, x, weight, grad):
             dx, part_LE = torch.empty_like(x), x.new_zeros(LANES, size)
             compiled["norm_back"](*pointers(grad, x, weight, scale, dx, part_LE), 0, scale.numel(), size)
-            return dx, _rows_total(part_LE), None
+            return dx, part_LE[0], None
         return *_norm_back(grad, x, weight, scale), None
 
 
@@ -156,7 +156,7 @@ class _Turned(torch.autograd.Function):
             dx, part_LD = torch.empty_like(x), x.new_zeros(LANES, size)
             given = pointers(grad, x, weight, cos, sin, position, scale, dx, part_LD)
             compiled["turn_back"](*given, 0, rows, heads)
-            d_weight = None if weight is None else _rows_total(part_LD)
+            d_weight = None if weight is None else part_LD[0]
         else:
             cos_N1D, sin_N1D = _angles((cos, sin), position)
             dx, d_weight = _rotated(grad, cos_N1D, _swapped(sin_N1D)), None
@@ -186,16 +186,12 @@ def _norm_back(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> tuple[
     part_LE = rows_BLE[0].clone()
     for block in rows_BLE[1:]:
         part_LE += block
-    return dx, _rows_total(part_LE).to(weight.dtype)
+    return dx, total(part_LE.t()).squeeze(1).to(weight.dtype)
 
 
 def _sum(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Over the last dimension, which stays; in C's order for a type that C knows."""
     return total(x, NARROW) if dtype == torch.float32 else x.sum(-1, keepdim=True)
-
-
-def _rows_total(x_LE: Tensor) -> Tensor:
-    return total(x_LE.t()).squeeze(1)
 
 
 def _sigmoid(x: Tensor) -> Tensor:

@@ -36,9 +36,12 @@ FUNCTIONS = {
     "attend": "pppppppp" + "nnnnnfnn",
     "attend_back": "pppppppppppp" + "nnnnnfnn",
     "step": "pppppnn",
-    "choose": "pppppnnn",
+    "choose": "ppppppnnn",
 }
 """Arguments: pointers, numbers and floats."""
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+"""Options of glibc's ``mallopt``."""
 
 Kernel = Callable[..., None]
 
@@ -50,7 +53,7 @@ ANY_SIZE = 64
 def native(size: int, *tensors: Tensor | None) -> dict[str, Kernel] | None:
     """The functions for heads of ``size``; None for tensors that they are not for, or where nothing compiles them."""
     given = [x for x in tensors if x is not None]
-    plain = all(x.dtype == torch.float32 and x.device.type == "cpu" and x.is_contiguous() for x in given)
+    plain = all(x.dtype == torch.float32 and x.is_cpu and x.is_contiguous() for x in given)
     return _compiled(size) if plain else None
 
 
@@ -62,6 +65,9 @@ def pointers(*tensors: Tensor | None) -> list[int | None]:
 def spread(part: Callable[[int, int], None], count: int, least: int = 1) -> None:
     """Call ``part(first, last)`` for shares of ``count``, of at least ``least``, on as many threads as torch has."""
     threads = max(1, min(torch.get_num_threads(), count // least))
+    if threads == 1:
+        part(0, count)
+        return
     edges = [count * i // threads for i in range(threads + 1)]
     others = [_pool().submit(part, *edges[i : i + 2]) for i in range(1, threads)]
     try:
@@ -70,6 +76,14 @@ def spread(part: Callable[[int, int], None], count: int, least: int = 1) -> None
         wait(others)
     for other in others:
         other.result()
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep memory that it freed, where its C library can: a micro-batch takes what the one before
+    took, and asking the system for it page by page costs more than what is done there."""
+    if hasattr(library := ctypes.CDLL(None), "mallopt"):
+        for option, most in ((TRIM_THRESHOLD, 1 << 28), (MMAP_THRESHOLD, 1 << 25)):
+            library.mallopt(option, most)
 
 
 def total(x: Tensor, lanes: int = LANES) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +39,7 @@ class Row(NamedTuple):
 
 def put(values: Sequence[Any], device: torch.device) -> Tensor:
     """Whole numbers as a tensor on a device, which nobody waits for."""
-    there = torch.tensor(values, dtype=torch.long)
+    there = torch.from_numpy(np.array(values, dtype=np.int64))  # torch takes three times as long with a list
     return there.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else there
 
 

@@ -60,7 +60,7 @@ class JsonLines:
 
     def append(self, row: dict[str, Any]) -> None:
         """Write one row. Non-finite numbers become null; text may hold anything, lone surrogates included."""
-        line = json.dumps(_plain(row), ensure_ascii=True, allow_nan=False).encode() + b"\n"
+        line = _text(row).encode() + b"\n"
         before = self.size()
         with on_disk(self.path):
             try:
@@ -108,7 +108,7 @@ def write_json(path: Path, value: Any) -> None:
     """Replace ``path`` whole, or leave it as it was, also where the machine stops; when it returns, it is done.
 
     Non-finite numbers become null."""
-    replace_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+    replace_text(path, _text(value, indent=1) + "\n")
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -135,6 +135,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _text(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:  # a number that is not finite: hardly ever, and looking for it costs more than writing does
+        return json.dumps(_plain(value), indent=indent, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:

@@ -28,10 +28,11 @@ STEP = {
     "verifier_faults": "share of all finished rollouts that could not be graded within limits (too_long, timeout, "
     "memory, crashed): worth a wrong answer",
     "verdicts": "how many finished rollouts had each verdict status",
-    "engine_drift": "mean gap between the engine's and the trainer's log-probs of the tokens trained on, before the "
-    "first update, nats",
+    "engine_drift": "mean gap between the engine's and the trainer's log-probs before the first update, nats: over the "
+    "tokens trained on, or a few rollouts where the engine's are the old ones (float32)",
     "alarms": "what a person should look at, a line each",
-    "entropy": "mean entropy of pi_old on the response tokens trained on, nats",
+    "entropy": "mean entropy of pi_old on the response tokens trained on, nats; where the engine's log-probs are the "
+    "old ones, as those tokens estimate it: the mean of -log pi_old",
     "kl": "KL(pi_old || pi_theta) seen by the last update, k3, mean over its tokens, nats",
     "kl_coef": "coefficient of the trust region after the step",
     "margin": "mean margin on negatives, score units, mean over updates",

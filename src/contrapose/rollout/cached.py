@@ -135,7 +135,7 @@ class LlamaDecoder:
     def _read(self, prompts: Sequence[Tokens], k: int, rows_N: Tensor) -> Tensor:
         length_P = torch.tensor([len(p) for p in prompts], device=self.device)
         self._length_N[rows_N], self._grows_N[rows_N] = length_P.repeat_interleave(k), 1
-        return self._logits(read(self.llama, self._open, prompts, k, rows_N)).repeat_interleave(k, 0)
+        return self._logits(read(self.llama, self._open, prompts, rows_N)).repeat_interleave(k, 0)
 
     def _logits(self, hidden_NE: Tensor) -> Tensor:
         return F.linear(hidden_NE, self.head.weight, self.head.bias)
@@ -146,13 +146,13 @@ def bytes_per_token(llama: Llama) -> float:
     return float(2 * len(llama.layers) * llama.groups * llama.head_size * llama.embedding.element_size())
 
 
-def read(llama: Llama, past: Past, prompts: Sequence[Tokens], k: int, rows_N: Tensor) -> Tensor:
-    """Prompts, padded on the right, through all layers: their last states, ``[P, E]``. ``k`` rows get each past."""
+def read(llama: Llama, past: Past, prompts: Sequence[Tokens], rows_N: Tensor) -> Tensor:
+    """Prompts, padded on the right, through all layers: their last states, ``[P, E]``. The rows get their pasts."""
     count, width, device = len(prompts), max(map(len, prompts)), llama.device
     ids_PS = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=device)
 
     def keep(layer: int, k_NGD: Tensor, v_NGD: Tensor) -> None:
-        past.write(layer, rows_N, *(x.unflatten(0, (count, width)).repeat_interleave(k, 0) for x in (k_NGD, v_NGD)))
+        past.write(layer, rows_N, *(x.unflatten(0, (count, width)) for x in (k_NGD, v_NGD)))
 
     hidden_PSE = llama.rows(ids_PS, keep)
     return hidden_PSE[torch.arange(count, device=device), torch.tensor([len(p) - 1 for p in prompts], device=device)]

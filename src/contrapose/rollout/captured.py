@@ -21,6 +21,7 @@ from torch import Tensor
 from contrapose.policy.llama import Linear, Llama
 from contrapose.policy.states import put
 from contrapose.rollout.cached import Tokens, bytes_per_token, parts_of, read
+from contrapose.rollout.past import cloned
 from contrapose.rollout.sampler import Sampling, sample
 from contrapose.rollout.stepping import Chosen
 
@@ -48,10 +49,10 @@ class FlatPast:
     def forget(self) -> None:
         """See ``Past.forget``. What is not seen is not read."""
 
-    def write(self, layer: int, rows_N: Tensor, k_NSGD: Tensor, v_NSGD: Tensor) -> None:
+    def write(self, layer: int, rows_N: Tensor, k_PSGD: Tensor, v_PSGD: Tensor) -> None:
         """See ``Past.write``."""
-        for past, x_NSGD in zip(self.layers[layer], (k_NSGD, v_NSGD), strict=True):
-            past[rows_N, :, : x_NSGD.shape[1]] = x_NSGD.transpose(1, 2)
+        for past, x_PSGD in zip(self.layers[layer], (k_PSGD, v_PSGD), strict=True):
+            past[rows_N, :, : x_PSGD.shape[1]] = cloned(x_PSGD.transpose(1, 2), rows_N)
 
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
         """See ``Past.look_back``."""
@@ -160,7 +161,7 @@ class CapturedDecoder:
         self._seen = max(self._seen, *map(len, prompts))
         for start, stop in parts_of(prompts):
             asked, at_N = prompts[start:stop], self._there(rows[start * k : stop * k])
-            last_PE = read(self.llama, past, asked, k, at_N)
+            last_PE = read(self.llama, past, asked, at_N)
             about.logits_NV[at_N] = F.linear(last_PE, self.head.weight, self.head.bias).repeat_interleave(k, 0)
             about.length_N[at_N] = length_N = self._there([len(p) for p in asked for _ in range(k)])
             past.share(at_N, k, length_N)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from contrapose.policy.fused import runs_kernels
 from contrapose.policy.llama import is_llama
 from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer
@@ -53,6 +55,11 @@ class EmbeddedEngine:
         """The engine over the model and tokenizer of a folder or hub name."""
         tokenizer, model = load_tokenizer(path), load_model(path, dtype)
         return cls(model, tokenizer, eos_ids(model, tokenizer))
+
+    @property
+    def trainer_numerics(self) -> bool:
+        """In float32: half of these digits are lost where a cache and whole rows round apart."""
+        return self.model.dtype in (torch.float32, torch.float64)
 
     def room_after(self, prompts: Iterable[Prompt]) -> int | None:
         """How many tokens the model's context leaves after the longest prompt; None where it has no limit.
@@ -106,8 +113,11 @@ class EmbeddedEngine:
         """What was said, without the EOS; of many answers at once where the tokenizer does not tidy up afterwards."""
         said = [tokens[:-1] if tokens[-1] in self.eos else tokens for tokens in answers]
         tokenizer: Any = self.tokenizer
-        if len(said) >= MANY and getattr(tokenizer, "is_fast", False) and not tokenizer.clean_up_tokenization_spaces:
-            return list(tokenizer.backend_tokenizer.decode_batch(said, skip_special_tokens=True))
+        if getattr(tokenizer, "is_fast", False) and not tokenizer.clean_up_tokenization_spaces:
+            backend = tokenizer.backend_tokenizer
+            if len(said) < MANY:
+                return [backend.decode(tokens, skip_special_tokens=True) for tokens in said]
+            return list(backend.decode_batch(said, skip_special_tokens=True))
         texts = (tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said)
         return [text if isinstance(text, str) else "".join(text) for text in texts]
 

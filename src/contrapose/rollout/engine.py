@@ -26,6 +26,14 @@ class RolloutEngine(Protocol):
     sampled side by side.
     """
 
+    @property
+    def trainer_numerics(self) -> bool:
+        """Whether the log-probs it states are what the trainer would compute, but for the last bits.
+
+        They are old log-probs then, and no pass of the trainer's is needed for these.
+        """
+        ...
+
     def sync(self, model: PreTrainedModel, version: int = UNVERSIONED) -> None:
         """Sample from ``model``'s present weights from now on (pi_old <- pi_theta).
 

@@ -58,6 +58,8 @@ class _Rows:
 
     def among(self, numbers: Collection[int]) -> Tensor:
         """Rows that live and are of these rollouts."""
+        if not numbers:
+            return torch.zeros_like(self.live_N)
         wanted = torch.tensor(sorted(numbers), dtype=torch.long)
         return self.live_N & torch.isin(self.number_N, wanted)
 

@@ -32,8 +32,8 @@ class Past(Protocol):
         """Make ready for other rows, whatever stands there."""
         ...
 
-    def write(self, layer: int, rows_N: Tensor, k_NSGD: Tensor, v_NSGD: Tensor) -> None:
-        """Put prompts into the first columns of ``rows``."""
+    def write(self, layer: int, rows_N: Tensor, k_PSGD: Tensor, v_PSGD: Tensor) -> None:
+        """Put P prompts into the first columns of ``rows``, each into as many of them in turn."""
         ...
 
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
@@ -62,10 +62,10 @@ class PlainPast:
         for past in (past for layer in self.layers for past in layer):
             past.zero_()
 
-    def write(self, layer: int, rows_N: Tensor, k_NSGD: Tensor, v_NSGD: Tensor) -> None:
+    def write(self, layer: int, rows_N: Tensor, k_PSGD: Tensor, v_PSGD: Tensor) -> None:
         """See ``Past.write``."""
-        for past, x_NSGD in zip(self.layers[layer], (k_NSGD, v_NSGD), strict=True):
-            past[rows_N, :, : x_NSGD.shape[1]] = x_NSGD.transpose(1, 2)
+        for past, x_PSGD in zip(self.layers[layer], (k_PSGD, v_PSGD), strict=True):
+            past[rows_N, :, : x_PSGD.shape[1]] = cloned(x_PSGD.transpose(1, 2), rows_N)
 
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
         """See ``Past.look_back``. The heads of a group are so many queries to its keys: none is copied for them."""
@@ -108,13 +108,14 @@ class ChunkedPast:
     def forget(self) -> None:
         """See ``Past.forget``. What is not seen is not read."""
 
-    def write(self, layer: int, rows_N: Tensor, k_NSGD: Tensor, v_NSGD: Tensor) -> None:
+    def write(self, layer: int, rows_N: Tensor, k_PSGD: Tensor, v_PSGD: Tensor) -> None:
         """See ``Past.write``."""
         keys, values = self.layers[layer]
         width = self.width
-        for past, x_NSGD, order in ((keys, k_NSGD, (1, 0, 4, 2, 5, 3)), (values, v_NSGD, (1, 0, 4, 2, 3, 5))):
-            x = F.pad(x_NSGD, (0, 0, 0, 0, 0, -x_NSGD.shape[1] % width)).unflatten(1, (-1, self._wide, LANES))
-            past[: x.shape[1], rows_N] = x.permute(order)
+        for past, x_PSGD, order in ((keys, k_PSGD, (0, 1, 4, 2, 5, 3)), (values, v_PSGD, (0, 1, 4, 2, 3, 5))):
+            x = F.pad(x_PSGD, (0, 0, 0, 0, 0, -x_PSGD.shape[1] % width)).unflatten(1, (-1, self._wide, LANES))
+            for chunk, filled in zip(past, x.permute(order).unbind(1), strict=False):
+                chunk.index_copy_(0, rows_N, cloned(filled, rows_N))
 
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
         """See ``Past.look_back``."""
@@ -124,9 +125,14 @@ class ChunkedPast:
 
     def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
         """See ``Past.move``."""
-        chunks = -(-seen // self.width)
-        for past in (past for layer in self.layers for past in layer):
-            past[:chunks, to] = past[:chunks, rows]
+        used = -(-seen // self.width)
+        for chunk in (chunk for layer in self.layers for past in layer for chunk in past[:used]):
+            chunk.index_copy_(0, to, chunk.index_select(0, rows))
+
+
+def cloned(x_P: Tensor, rows_N: Tensor) -> Tensor:
+    """Each of ``x_P`` as many times in turn as there are rows for it."""
+    return x_P.repeat_interleave(len(rows_N) // len(x_P), 0)
 
 
 def past_for(llama: Llama, rows: int, columns: int) -> Past:

@@ -68,7 +68,7 @@ def sample(logits_NV: Tensor, seed_N: Tensor, position_N: Tensor, sampling: Samp
     logits_NV = logits_NV.contiguous()
     compiled = native(ANY_SIZE, logits_NV)
     if compiled and sampling.temperature and sampling.top_p == 1:
-        return _choose(compiled["choose"], logits_NV, uniform(seed_N, position_N))
+        return _choose(compiled["choose"], logits_NV, seed_N, position_N)
     gap_NV = logits_NV - logits_NV.amax(1, keepdim=True)
     weight_NV = power(gap_NV).masked_fill(gap_NV < -87, 0.0)
     blocks_NB = _blocks(weight_NV)
@@ -83,15 +83,15 @@ def sample(logits_NV: Tensor, seed_N: Tensor, position_N: Tensor, sampling: Samp
     return token_N, (gap_N - _log(blocks_NB[:, -1])).to(logits_NV.dtype)
 
 
-def _choose(kernel: Kernel, logits_NV: Tensor, uniform_N: Tensor) -> tuple[Tensor, Tensor]:
-    """``_draw`` in C, and the log-prob of what was drawn."""
+def _choose(kernel: Kernel, logits_NV: Tensor, seed_N: Tensor, position_N: Tensor) -> tuple[Tensor, Tensor]:
+    """``uniform`` and ``_draw`` in C, and the log-prob of what was drawn."""
     rows, size = logits_NV.shape
-    uniform_N = uniform_N.expand(rows).contiguous()
-    token_N, logp_N = uniform_N.long(), logits_NV.new_empty(rows)
+    seed_N, position_N = (x.expand(rows).contiguous() for x in (seed_N, position_N))
+    token_N, logp_N = torch.empty_like(seed_N), logits_NV.new_empty(rows)
 
     def part(first: int, last: int) -> None:
         blocks = torch.empty(-(-size // BLOCK), dtype=torch.float64)
-        kernel(*pointers(logits_NV, uniform_N, token_N, logp_N, blocks), first, last, size)
+        kernel(*pointers(logits_NV, seed_N, position_N, token_N, logp_N, blocks), first, last, size)
 
     spread(part, rows, max(1, LOGITS_A_THREAD // size))
     return token_N, logp_N

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,8 +61,7 @@ def no_grad_pass(
     logprobs: LogProbs, rows: Sequence[Row], length: int, micro: Sequence[Sequence[int]], *, entropy: bool = False
 ) -> tuple[Tensor, Tensor]:
     """``(logp, entropy)`` of all rows, each ``[N, length]``, zero beyond a response. No grad."""
-    dtype = torch.promote_types(logprobs.model.dtype, torch.float32)
-    logp_NT = torch.zeros(len(rows), length, device=logprobs.model.device, dtype=dtype)
+    logp_NT = _zeros(logprobs, len(rows), length)
     entropy_NT = torch.zeros_like(logp_NT)
     for index in micro:
         logp, entropies = logprobs.without_grad([rows[i] for i in index], entropy=entropy)
@@ -69,6 +69,12 @@ def no_grad_pass(
         logp_NT[at, : logp.shape[1]] = logp
         entropy_NT[at, : logp.shape[1]] = entropies
     return logp_NT, entropy_NT
+
+
+def _zeros(logprobs: LogProbs, *shape: int) -> Tensor:
+    """Room for log-probs."""
+    wide = torch.promote_types(logprobs.model.dtype, torch.float32)
+    return torch.zeros(shape, device=logprobs.model.device, dtype=wide)
 
 
 def logp_of(minibatch: Minibatch, logprobs: LogProbs, max_tokens: int) -> Tensor:
@@ -80,9 +86,10 @@ def logp_of(minibatch: Minibatch, logprobs: LogProbs, max_tokens: int) -> Tensor
 
 def dense(values: Sequence[Sequence[float]], like_NT: Tensor) -> Tensor:
     """Ragged rows as a tensor of the shape and type of ``like_NT``, zero beyond each."""
-    length = like_NT.shape[1]
-    padded = [[*v, *[0] * (length - len(v))] for v in values]
-    return torch.tensor(padded, dtype=like_NT.dtype, device=like_NT.device)
+    padded_NT = np.zeros(like_NT.shape)
+    for row_T, row in zip(padded_NT, values, strict=True):
+        row_T[: len(row)] = row
+    return torch.from_numpy(padded_NT).to(like_NT)
 
 
 def collate(
@@ -90,12 +97,15 @@ def collate(
     logprobs: LogProbs,
     *,
     max_tokens: int,
+    stated: bool = False,
     reference: LogProbs | None = None,
     mask_truncated: bool = False,
     is_cap: float = 0.0,
 ) -> tuple[Minibatch, float]:
     """The batch of ``groups`` with its old log-probs, and the policy's mean entropy (nats a token).
 
+    Old log-probs come from a pass of the trainer's own, or, ``stated``, from the engine: the entropy is then what the
+    sampled tokens estimate, the mean of ``-log pi_old``.
     ``mask_truncated`` takes rollouts cut off at the limit out of the loss. ``is_cap`` above 0 weighs each token
     by ``min(pi_old under the trainer / under the engine, is_cap)``.
     """
@@ -105,11 +115,14 @@ def collate(
     rows = tuple(Row(g.prompt.tokens, r.tokens) for g in groups for r in g.rollouts)
     length = max(1, *(len(r.tokens) for r in rollouts))
     micro = micro_batches(rows, max_tokens)
-    old_NT, entropy_NT = no_grad_pass(logprobs, rows, length, micro, entropy=True)
-
-    mask_NT = dense([r.mask for r in rollouts], old_NT)
+    like_NT = _zeros(logprobs, len(rows), length)
+    mask_NT, stated_NT = dense([r.mask for r in rollouts], like_NT), dense([r.logp for r in rollouts], like_NT)
+    if stated:
+        old_NT, entropy_NT = stated_NT, -stated_NT
+    else:
+        old_NT, entropy_NT = no_grad_pass(logprobs, rows, length, micro, entropy=True)
     entropy = float((entropy_NT * mask_NT).sum() / mask_NT.sum().clamp(min=1))
-    weight_NT = (old_NT - dense([r.logp for r in rollouts], old_NT)).exp().clamp(max=is_cap) if is_cap > 0 else None
+    weight_NT = (old_NT - stated_NT).exp().clamp(max=is_cap) if is_cap > 0 else None
     if mask_truncated:
         stopped = torch.tensor([r.finished == "stop" for r in rollouts]).to(mask_NT)
         mask_NT = mask_NT * stopped.unsqueeze(1)

@@ -83,11 +83,10 @@ def fault_of(minibatch: Minibatch, pushed: Pushed) -> Fault | None:
 
 def gradient_of(model: torch.nn.Module) -> tuple[Tensor, Fault | None]:
     """The gradient's norm, and what is wrong with it."""
-    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    norm = get_total_norm(gradients.values())
+    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     if math.isfinite(norm):
         return norm, None
-    name, value = _culprit(gradients.items())
+    name, value = _culprit((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
     return norm, Fault("gradient", value, parameter=name)
 
 
@@ -176,12 +175,14 @@ def engine_logp(minibatch: Minibatch) -> Tensor:
     return stated_NT.view_as(old_QKT)
 
 
-def check_drift(minibatch: Minibatch, dtype: torch.dtype, step: int, most: float = 0.0) -> float:
+def check_drift(
+    minibatch: Minibatch, dtype: torch.dtype, step: int, most: float = 0.0, shown: Sequence[int] | None = None
+) -> float:
     """The canary: the mean gap between the engine's and the trainer's log-probs of a fresh batch, nats a token.
 
-    ``dtype`` is that of the weights. Raises StaleEngine, naming the worst rollout, above ``most``, or, where that is 0,
-    ``MAX_DRIFT``. Where the trainer's own log-prob is not finite it is not the engine's fault, and is left to
-    ``fault_of``.
+    ``dtype`` is that of the weights; ``shown`` says which rollout it is where a group has one alone. Raises
+    StaleEngine, naming the worst rollout, above ``most``, or, where that is 0, ``MAX_DRIFT``. Where the trainer's own
+    log-prob is not finite it is not the engine's fault, and is left to ``fault_of``.
     """
     old_QKT, most = minibatch.batch.old_logp_QKT, most or MAX_DRIFT[dtype]
     counts_QKT = (minibatch.batch.mask_QKT > 0) & old_QKT.isfinite()
@@ -191,8 +192,9 @@ def check_drift(minibatch: Minibatch, dtype: torch.dtype, step: int, most: float
         return drift
     worst_QK = (gap_QKT.sum(-1) / counts_QKT.sum(-1).clamp(min=1)).nan_to_num(nan=math.inf)
     q, k = divmod(int(worst_QK.argmax()), worst_QK.shape[1])
+    number, worst = shown[q] if shown else k, float(worst_QK[q, k])
     raise StaleEngine(
         f"step {step}: the engine's log-probs are {drift:.2g} nats a token from the trainer's (at most {most:g} in "
-        f"{dtype}), most in rollout {k} of {minibatch.groups[q].prompt.id!r} ({float(worst_QK[q, k]):.2g}): it samples "
+        f"{dtype}), most in rollout {number} of {minibatch.groups[q].prompt.id!r} ({worst:.2g}): it samples "
         "from other weights, or rounds otherwise (then raise rollout.max_drift); nothing was learned from it"
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from contrapose.train.run import Run
 from contrapose.train.update import Pushed, update
 from contrapose.train.work import Work
 from contrapose.types import PoolExhausted, Stopped
+
+LOOKS = 8
+"""Groups of which a rollout each, in other places, shows whether the engine's log-probs are the trainer's."""
 
 
 def train(run: Run, on_step: Callable[[dict[str, Any]], None] = lambda row: None) -> bool:
@@ -76,7 +80,10 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
 
 
 def _begin(run: Run, step: int) -> Work:
-    """Draw the step's groups, and take their log-probs under the policy that sampled them."""
+    """Draw the step's groups, and take their log-probs under the policy that sampled them.
+
+    Where the engine computes as the trainer does these are the engine's, once a few rollouts have shown it.
+    """
     config, start = run.config, time.perf_counter()
     run.engine.sync(run.model, run.updates)  # 2   pi_old <- pi_theta
     drawn = _collect(run, step)  # 3-16, 18
@@ -86,15 +93,22 @@ def _begin(run: Run, step: int) -> Work:
             run.rollouts.append(group_row(step + 1, group, fate))
     work = Work(drawn, None, config.batch.updates, seconds_rollout=sampled - start)
     if drawn.accepted:
-        work.batch, work.facts["entropy"] = collate(  # 17
-            drawn.accepted,
-            run.logprobs,
+        batch = partial(
+            collate,
+            logprobs=run.logprobs,
             max_tokens=config.batch.max_tokens,
-            reference=run.reference,
             mask_truncated=config.reward.truncated == "mask",
             is_cap=config.rollout.is_cap,
         )
-        work.facts["engine_drift"] = check_drift(work.batch, run.model.dtype, step + 1, config.rollout.max_drift)
+        stated = run.engine.trainer_numerics and not config.rollout.is_cap  # which compares the two
+        work.batch, work.facts["entropy"] = batch(drawn.accepted, stated=stated, reference=run.reference)
+        seen, shown = work.batch, None
+        if stated:
+            groups = drawn.accepted[:: max(1, len(drawn.accepted) // LOOKS)]
+            shown = [number % config.rollout.k for number in range(len(groups))]
+            seen, _ = batch([group.only(i) for group, i in zip(groups, shown, strict=True)])
+        drift = check_drift(seen, run.model.dtype, step + 1, config.rollout.max_drift, shown)
+        work.facts["engine_drift"] = drift
     work.seconds_update = time.perf_counter() - sampled
     return work
 

@@ -18,7 +18,7 @@ from contrapose.train.collect import Collected
 from contrapose.train.update import Pushed
 from contrapose.types import Fate, Group, Now
 
-DETAILED = 32
+DETAILED = 128
 """One group in so many is written token by token, with the credits that other objectives would give it."""
 
 

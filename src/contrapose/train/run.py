@@ -10,6 +10,7 @@ from contrapose.evaluate.exam import weights_digest
 from contrapose.objectives.zoo import ZOO
 from contrapose.policy.logprobs import LogProbs
 from contrapose.policy.model import eos_ids, load_model, load_tokenizer, save_model
+from contrapose.policy.native import keep_freed_memory
 from contrapose.prompts.abacus import model_folder
 from contrapose.prompts.template import wraps_in_chat
 from contrapose.report.log import JsonLines, make_folder, on_disk, read_rows, replace_text, write_json
@@ -72,6 +73,7 @@ class Run:
             raise
 
     def _build(self, resume: bool) -> None:
+        keep_freed_memory()
         config, folder = self.config, self.folder
         found = None
         if resume:

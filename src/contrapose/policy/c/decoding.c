@@ -131,10 +131,18 @@ static inline wide weights(const float *x, int64_t n, float top) {
     return where((lane >= (int32_t)(n < LANES ? n : LANES)) | (v < zero - 87.0f), zero, power(v));
 }
 
-/* A token a row, where the running sum of e^(logit - the largest) passes ``uniform`` times the whole; LANES tokens at a time and
-   then one by one, in double precision. */
-void choose(const float *logits, const double *uniform, int64_t *token, float *logp, double *blocks, int64_t first,
-            int64_t last, int64_t vocabulary) {
+/* As in sampler.py. */
+static inline double uniform(uint64_t seed, uint64_t position) {
+    uint64_t x = seed + (position + 1) * 0x9E3779B97F4A7C15;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
+    x = (x ^ x >> 27) * 0x94D049BB133111EB;
+    return ((x ^ x >> 31) >> 11) * 0x1p-53;
+}
+
+/* A token a row, where the running sum of e^(logit - the largest) passes the row's uniform number times the whole; LANES tokens at
+   a time and then one by one, in double precision. */
+void choose(const float *logits, const int64_t *seed, const int64_t *position, int64_t *token, float *logp, double *blocks,
+            int64_t first, int64_t last, int64_t vocabulary) {
     for (int64_t row = first; row < last; row++) {
         const float *x = logits + row * vocabulary;
         wide best = zero - INFINITY, weight = zero;
@@ -143,8 +151,7 @@ void choose(const float *logits, const double *uniform, int64_t *token, float *l
             v = where(lane + (int32_t)i < (int32_t)vocabulary, v, zero - INFINITY);
             best = where(v > best, v, best);
         }
-        float top = best[0];
-        for (int i = 1; i < LANES; i++) top = best[i] > top ? best[i] : top;
+        float top = largest(best);
         double sum = 0.0;
         int64_t count = (vocabulary + LANES - 1) / LANES, block = 0, at = 0;
         for (int64_t b = 0; b < count; b++) {
@@ -153,7 +160,7 @@ void choose(const float *logits, const double *uniform, int64_t *token, float *l
             for (int i = 0; i < LANES; i++) own += weight[i];
             blocks[b] = sum += own;
         }
-        double target = uniform[row] * sum, running[LANES], within = 0.0;
+        double target = uniform(seed[row], position[row]) * sum, running[LANES], within = 0.0;
         while (block < count - 1 && !(blocks[block] > target)) block++;
         weight = weights(x + block * LANES, vocabulary - block * LANES, top);
         for (int i = 0; i < LANES; i++) running[i] = within += weight[i];

@@ -29,7 +29,12 @@ static inline wide load(const float *x, int64_t n) {
     return found;
 }
 
-static inline void store(float *x, wide value, int64_t n) { memcpy(x, &value, (n < LANES ? n : LANES) * sizeof *x); }
+static inline void store(float *x, wide value, int64_t n) {
+    if (n >= LANES)
+        *(wide *)x = value;
+    else
+        memcpy(x, &value, n * sizeof *x);
+}
 
 static inline wide where(whole is, wide yes, wide no) { return (wide)((is & (whole)yes) | (~is & (whole)no)); }
 
@@ -46,6 +51,14 @@ static inline float total(wide x) {
     memcpy(y, &x, sizeof y);
     for (int i = 0; i < NARROW; i++) half[i] = y[i] + y[i + NARROW];
     return folded(half);
+}
+
+static inline float largest(wide x) {
+    float y[LANES];
+    memcpy(y, &x, sizeof y);
+    for (int half = NARROW; half; half /= 2)
+        for (int i = 0; i < half; i++) y[i] = y[i] > y[i + half] ? y[i] : y[i + half];
+    return y[0];
 }
 
 /* e^x for x <= 0, to two units in the last place; 2^-125 for all that is smaller. */
@@ -98,8 +111,7 @@ static inline float softmax(float *share, int64_t from, int64_t seen, int64_t st
         *(wide *)(share + s) = x;
         top = where(x > top, x, top);
     }
-    float most = top[0];
-    for (int i = 1; i < LANES; i++) most = top[i] > most ? top[i] : most;
+    float most = largest(top);
     for (int64_t s = start; s < stop; s += LANES) {
         wide x = *(wide *)(share + s), e = where(x == zero - INFINITY, zero, power(x - most));
         *(wide *)(share + s) = e;

@@ -11,7 +11,7 @@ void norm(const float *x, const float *w, float *out, float *scale, int64_t firs
     }
 }
 
-/* The way back; dw has LANES rows, of which row r of x adds to r % LANES. */
+/* The way back; dw has LANES rows, of which row r of x adds to r % LANES. Their sum is in the first then. */
 static inline void norm_row_back(const float *g, const float *x, const float *w, float s, float *dx, float *dw, int64_t size) {
     narrow sums = {0};
     float y[NARROW];
@@ -28,14 +28,21 @@ static inline void norm_row_back(const float *g, const float *x, const float *w,
     }
 }
 
+/* The sums of LANES rows, folded in halves into the first. */
+static void fold_rows(float *dw, int64_t size) {
+    for (int64_t half = LANES / 2; half; half /= 2)
+        for (int64_t i = 0; i < half * size; i++) dw[i] += dw[i + half * size];
+}
+
 void norm_back(const float *g, const float *x, const float *w, const float *scale, float *dx, float *dw, int64_t first,
                int64_t last, int64_t size) {
     for (int64_t row = first; row < last; row++)
         norm_row_back(g + row * size, x + row * size, w, scale[row], dx + row * size, dw + row % LANES * size, size);
+    fold_rows(dw, size);
 }
 
 static inline wide sigmoid(wide x) {
-    wide e = power(where(x < zero, x, -x)), r = 1.0f / (e + 1.0f);
+    wide e = power((wide)((whole)x | INT32_MIN)), r = 1.0f / (e + 1.0f); /* -|x| has its sign bit set */
     return where(x < zero, e * r, r);
 }
 
@@ -59,21 +66,26 @@ void gated_back(const float *grad, const float *gate, const float *up, float *d_
 /* Tokens first to last - 1, whose angles are those of their positions. */
 void turn(const float *x, const float *w, const float *cos, const float *sin, const int64_t *position, float *out, float *scale,
           int64_t first, int64_t last, int64_t heads, float eps) {
-    for (int64_t head = first * heads; head < last * heads; head++) {
-        int64_t at = position[head / heads] * SIZE;
-        scale[head] = turn_head(x + head * SIZE, w, cos + at, sin + at, out + head * SIZE, eps);
+    for (int64_t row = first; row < last; row++) {
+        const float *c = cos + position[row] * SIZE, *s = sin + position[row] * SIZE;
+        for (int64_t head = row * heads; head < (row + 1) * heads; head++)
+            scale[head] = turn_head(x + head * SIZE, w, c, s, out + head * SIZE, eps);
     }
 }
 
 void turn_back(const float *g, const float *x, const float *w, const float *cos, const float *sin, const int64_t *position,
                const float *scale, float *dx, float *dw, int64_t first, int64_t last, int64_t heads) {
-    for (int64_t head = first * heads; head < last * heads; head++) {
-        const float *G = g + head * SIZE, *c = cos + position[head / heads] * SIZE, *s = sin + position[head / heads] * SIZE;
-        float back[SIZE], *y = w ? back : dx + head * SIZE;
-        for (int d = 0; d < HALF; d++) {
-            y[d] = G[d] * c[d] + G[d + HALF] * s[d + HALF];
-            y[d + HALF] = G[d + HALF] * c[d + HALF] + G[d] * s[d];
+    for (int64_t row = first; row < last; row++) {
+        const float *c = cos + position[row] * SIZE, *s = sin + position[row] * SIZE;
+        for (int64_t head = row * heads; head < (row + 1) * heads; head++) {
+            const float *restrict G = g + head * SIZE;
+            float back[SIZE], *restrict y = w ? back : dx + head * SIZE;
+            for (int d = 0; d < HALF; d++) {
+                y[d] = G[d] * c[d] + G[d + HALF] * s[d + HALF];
+                y[d + HALF] = G[d + HALF] * c[d + HALF] + G[d] * s[d];
+            }
+            if (w) norm_row_back(y, x + head * SIZE, w, scale[head], dx + head * SIZE, dw + head % LANES * SIZE, SIZE);
         }
-        if (w) norm_row_back(y, x + head * SIZE, w, scale[head], dx + head * SIZE, dw + head % LANES * SIZE, SIZE);
     }
+    fold_rows(dw, SIZE);
 }
