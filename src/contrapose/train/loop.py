@@ -100,7 +100,9 @@ def _begin(run: Run, step: int) -> Work:
             mask_truncated=config.reward.truncated == "mask",
             is_cap=config.rollout.is_cap,
         )
-        stated = run.engine.trainer_numerics and not config.rollout.is_cap  # which compares the two
+        # the one compares the two; the other must not show in last bits, which depend on what is sampled side by side
+        apart = config.rollout.is_cap or config.filter.early_stop
+        stated = run.engine.trainer_numerics and not apart
         work.batch, work.facts["entropy"] = batch(drawn.accepted, stated=stated, reference=run.reference)
         seen, shown = work.batch, None
         if stated:
