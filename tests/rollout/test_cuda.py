@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from contrapose.policy.logprobs import LogProbs, Row
+import rollout_grown
 from contrapose.rollout.decode import decoder_for
 from contrapose.rollout.growing import grow
 from contrapose.rollout.sampler import Sampling, sample
 from models import VARIANTS, tiny, variant
+from rollout_grown import PROMPTS, apart
 
 pytest.importorskip("triton")
 if not torch.cuda.is_available():
@@ -18,7 +19,6 @@ if not torch.cuda.is_available():
 from contrapose.rollout.captured import CapturedDecoder
 from contrapose.rollout.kernels import draw
 
-PROMPTS = [(5, 9, 3), (8,), (11, 2, 3, 4, 5, 6, 40, 9, 9, 12, 1, 33), (63, 22), (17, 33, 8, 9, 0, 0, 5, 44)]
 TOKENS = 100
 """More than attention reads at a time."""
 
@@ -35,21 +35,8 @@ def model_of(name, dtype=torch.float32):
     return (variant(name) if name in VARIANTS else tiny(name)).to("cuda", dtype)
 
 
-def grown(decoder, k=1, sampling=SAMPLING, eos=(64,), prompts=PROMPTS, wave=None, dropped=()):
-    """``(tokens, log-probs)`` of each rollout, in order."""
-    steps = grow(decoder, prompts, k, list(range(len(prompts) * k)), sampling, eos, wave or len(prompts), dropped)
-    ended = {number: (tokens, logp) for step in steps for number, tokens, logp in step}
-    assert sorted(ended) == list(range(len(prompts) * k))
-    return [ended[number] for number in sorted(ended)]
-
-
-def apart(model, found, prompts=PROMPTS, temperature=1.0):
-    """How far the decoder's log-probs are from the trainer's, token by token."""
-    k = len(found) // len(prompts)
-    rows = [Row(prompts[i // k], tuple(tokens)) for i, (tokens, _) in enumerate(found)]
-    expected = LogProbs(model, temperature).without_grad(rows)[0].cpu()
-    parts = [torch.tensor(logp) - line[: len(logp)] for (_, logp), line in zip(found, expected, strict=True)]
-    return torch.cat(parts).abs()
+def grown(decoder, k=1, sampling=SAMPLING, *rest, **more):
+    return rollout_grown.grown(decoder, k, sampling, *rest, **more)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -31,6 +31,9 @@ SILU = ("SiLU", "SiLUActivation")
 SHIFTING_ROPE = ("dynamic", "longrope")
 """Kinds of rotary embedding whose angles depend on the longest row at hand, not on the position alone."""
 
+WHOLE = 16
+"""Padded rows have a multiple of so many columns in attention: how BLAS sums then says less of the longest of them."""
+
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """``(layer, q_NHD, k_NGD, v_NGD) -> [N, H * D]``; queries and keys as projected: ``Llama.heads`` is still to come."""
 
@@ -134,7 +137,8 @@ class Llama:
             q_NHD, k_NGD = self.heads(number, q_NHD, k_NGD, position_N)
             watch(number, k_NGD, v_NGD)
             q, k, v = (x.view(rows, length, *x.shape[1:]).transpose(1, 2) for x in (q_NHD, k_NGD, v_NGD))
-            return heads_last(causal(q, k, v, self.layers[number].window))
+            q, k, v = (F.pad(x, (0, 0, 0, -length % WHOLE)) for x in (q, k, v))
+            return heads_last(causal(q, k, v, self.layers[number].window)[:, :, :length])
 
         return self(ids_NS.flatten(), attend).view(rows, length, -1)
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PREFILL_TOKENS = 1 << 14
 """Prompts are read so many padded tokens at a time."""
 
+LEAST = 16
+"""Rows of a product, at least: BLAS sums a handful in another order, and no log-prob must change when others end."""
+
 KEPT_BYTES = 1 << 28
 """A past of at most so many bytes is kept from one generation to the next."""
 
@@ -81,7 +84,7 @@ class LlamaDecoder:
         self.llama.reach(columns)
         if self._past is None or self._past.rows < rows or self._past.columns < columns:
             self._past = self._compiled = None  # before there is another
-            self._past = past_for(self.llama, rows, columns)
+            self._past = past_for(self.llama, max(rows, LEAST), columns)
         else:
             self._past.forget()
         self._length_N = torch.zeros(rows, dtype=torch.long, device=self.device)
@@ -96,18 +99,17 @@ class LlamaDecoder:
 
     def step(self, token_N: Tensor) -> Tensor:
         """See ``Decoder.step``."""
-        past = self._open
+        past, rows = self._open, len(token_N)
+        token_N, length_N = _filled_up(token_N), _filled_up(self._length_N)  # rows beyond these are free
         self._seen += 1  # no row has more columns: known without asking the device
 
         def attend(layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor) -> Tensor:
-            return past.look_back(layer, q_NHD, k_NGD, v_NGD, self._length_N, self._seen)
+            return past.look_back(layer, q_NHD, k_NGD, v_NGD, length_N, self._seen)
 
-        if self._compiled:
-            logits_NV = self._compiled(token_N, self._length_N)
-        else:
-            logits_NV = self._logits(self.llama(token_N, attend))
+        compiled = self._compiled
+        logits_NV = compiled(token_N, length_N) if compiled else self._logits(self.llama(token_N, attend))
         self._length_N += self._grows_N
-        return logits_NV
+        return logits_NV[:rows]
 
     def free(self, rows: Sequence[int]) -> None:
         """See ``Decoder.free``. A row that nobody asks for goes on without a past."""
@@ -135,7 +137,8 @@ class LlamaDecoder:
     def _read(self, prompts: Sequence[Tokens], k: int, rows_N: Tensor) -> Tensor:
         length_P = torch.tensor([len(p) for p in prompts], device=self.device)
         self._length_N[rows_N], self._grows_N[rows_N] = length_P.repeat_interleave(k), 1
-        return self._logits(read(self.llama, self._open, prompts, rows_N)).repeat_interleave(k, 0)
+        last_PE = read(self.llama, self._open, prompts, rows_N)
+        return self._logits(_filled_up(last_PE))[: len(prompts)].repeat_interleave(k, 0)
 
     def _logits(self, hidden_NE: Tensor) -> Tensor:
         return F.linear(hidden_NE, self.head.weight, self.head.bias)
@@ -152,10 +155,16 @@ def read(llama: Llama, past: Past, prompts: Sequence[Tokens], rows_N: Tensor) ->
     ids_PS = torch.tensor([[*p, *[0] * (width - len(p))] for p in prompts], device=device)
 
     def keep(layer: int, k_NGD: Tensor, v_NGD: Tensor) -> None:
-        past.write(layer, rows_N, *(x.unflatten(0, (count, width)) for x in (k_NGD, v_NGD)))
+        past.write(layer, rows_N, *(x.unflatten(0, (-1, width))[:count] for x in (k_NGD, v_NGD)))
 
-    hidden_PSE = llama.rows(ids_PS, keep)
+    hidden_PSE = llama.rows(_filled_up(ids_PS, -(-LEAST // width)), keep)
     return hidden_PSE[torch.arange(count, device=device), torch.tensor([len(p) - 1 for p in prompts], device=device)]
+
+
+def _filled_up(x_N: Tensor, least: int = LEAST) -> Tensor:
+    """At least so many rows, the last of them zero."""
+    missing = least - len(x_N)
+    return x_N if missing <= 0 else torch.cat([x_N, x_N.new_zeros(missing, *x_N.shape[1:])])
 
 
 def parts_of(prompts: Sequence[Tokens]) -> Iterator[tuple[int, int]]:

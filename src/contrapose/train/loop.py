@@ -100,17 +100,15 @@ def _begin(run: Run, step: int) -> Work:
             mask_truncated=config.reward.truncated == "mask",
             is_cap=config.rollout.is_cap,
         )
-        # the one compares the two; the other must not show in last bits, which depend on what is sampled side by side
-        apart = config.rollout.is_cap or config.filter.early_stop
-        stated = run.engine.trainer_numerics and not apart
+        stated = run.engine.trainer_numerics and not config.rollout.is_cap  # which compares the two
         work.batch, work.facts["entropy"] = batch(drawn.accepted, stated=stated, reference=run.reference)
         seen, shown = work.batch, None
         if stated:
             groups = drawn.accepted[:: max(1, len(drawn.accepted) // LOOKS)]
             shown = [number % config.rollout.k for number in range(len(groups))]
             seen, _ = batch([group.only(i) for group, i in zip(groups, shown, strict=True)])
-        drift = check_drift(seen, run.model.dtype, step + 1, config.rollout.max_drift, shown)
-        work.facts["engine_drift"] = drift
+        most = config.rollout.max_drift
+        work.facts["engine_drift"] = check_drift(seen, run.model.dtype, step + 1, most, shown)
     work.seconds_update = time.perf_counter() - sampled
     return work
 
