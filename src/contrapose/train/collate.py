@@ -116,13 +116,14 @@ def collate(
     length = max(1, *(len(r.tokens) for r in rollouts))
     micro = micro_batches(rows, max_tokens)
     like_NT = _zeros(logprobs, len(rows), length)
-    mask_NT, stated_NT = dense([r.mask for r in rollouts], like_NT), dense([r.logp for r in rollouts], like_NT)
+    mask_NT, told = dense([r.mask for r in rollouts], like_NT), [r.logp for r in rollouts]
     if stated:
-        old_NT, entropy_NT = stated_NT, -stated_NT
+        old_NT = dense(told, like_NT)
+        entropy_NT = -old_NT
     else:
         old_NT, entropy_NT = no_grad_pass(logprobs, rows, length, micro, entropy=True)
     entropy = float((entropy_NT * mask_NT).sum() / mask_NT.sum().clamp(min=1))
-    weight_NT = (old_NT - stated_NT).exp().clamp(max=is_cap) if is_cap > 0 else None
+    weight_NT = (old_NT - dense(told, like_NT)).exp().clamp(max=is_cap) if is_cap > 0 else None
     if mask_truncated:
         stopped = torch.tensor([r.finished == "stop" for r in rollouts]).to(mask_NT)
         mask_NT = mask_NT * stopped.unsqueeze(1)
