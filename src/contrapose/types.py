@@ -137,10 +137,6 @@ class Group:
     def correct(self) -> int:
         return sum(v.correct for v in self.verdicts)
 
-    def only(self, index: int) -> Group:
-        """The group of one of its rollouts alone."""
-        return Group(self.prompt, (self.rollouts[index],), (self.verdicts[index],))
-
     @property
     def tokens(self) -> int:
         """What the group cost, cancelled rollouts included."""

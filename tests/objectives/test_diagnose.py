@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import contrapose
+from contrapose.objectives.contrast import partition
 from contrapose.objectives.credit import score_credit_of
 from contrapose.objectives.diagnose import (
+    auc,
     effective_negatives,
     gap,
-    likelihood_auc,
     margin_share,
     mean_logp,
     p_positive,
@@ -27,6 +28,10 @@ def batch(correct, mask=None, T=1, present=None):
     return Batch(torch.zeros_like(mask), mask, correct.to(D), correct.bool(), present.bool())
 
 
+def likelihood_auc(logp, step):
+    return auc(mean_logp(logp, step), partition(step, "correct"))
+
+
 def column(values):
     """Scores ``[Q, K]`` as log-probs of one token each."""
     return torch.tensor(values, dtype=D).unsqueeze(-1)
@@ -39,7 +44,7 @@ def test_the_mean_log_prob_is_of_response_tokens_alone():
 
 
 @pytest.mark.parametrize(
-    ("logp", "auc"),
+    ("logp", "expected"),
     [
         ([-1.0, -2.0, -3.0, -4.0], 1.0),
         ([-3.0, -4.0, -1.0, -2.0], 0.0),
@@ -48,8 +53,8 @@ def test_the_mean_log_prob_is_of_response_tokens_alone():
         ([-1.0, -1.0, -1.0, -1.0], 0.5),
     ],
 )
-def test_the_auc_counts_pairs(logp, auc):
-    assert likelihood_auc(column([logp]), batch([[1, 1, 0, 0]])).tolist() == [auc]
+def test_the_auc_counts_pairs(logp, expected):
+    assert likelihood_auc(column([logp]), batch([[1, 1, 0, 0]])).tolist() == [expected]
 
 
 def test_the_auc_is_of_groups_that_have_both():

@@ -8,7 +8,7 @@ import logging
 import pytest
 import torch
 
-from contrapose.policy.logprobs import LogProbs, Row
+from contrapose.policy.logprobs import LogProbs, Row, States
 from models import FOREIGN, PLAIN, tiny
 
 ROWS = [
@@ -123,6 +123,34 @@ def test_chunks_change_nothing(tokens, monkeypatch):
     assert found.keys() == expected.keys()
     for name, x in found.items():
         torch.testing.assert_close(x, expected[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("chunk", "formed"), [(64 * 12, 1), (64 * 11, 4)])
+@pytest.mark.parametrize("family", ["qwen3", "gemma2"])
+def test_a_loss_after_its_log_probs(family, chunk, formed, monkeypatch):
+    """It meets the same log-probs and has the same gradient, bit for bit; where they are one piece its logits are not
+    formed anew."""
+    calls = []
+    monkeypatch.setattr(States, "logits", lambda of, state, logits=States.logits: calls.append(1) or logits(of, state))
+    monkeypatch.setattr("contrapose.policy.logprobs.CHUNK_LOGITS", chunk)
+    model = tiny(family)
+    alone, after = (LogProbs(model, 0.7).states(ROWS) for _ in range(2))
+    loss, met = alone.loss_and_logp(CREDIT)
+    expected = gradients(model, loss)
+    calls.clear()
+    logp, _ = after.logp()
+    found_loss, met_after = after.loss_and_logp(CREDIT)
+    assert len(calls) == (formed if family == "qwen3" else formed // 2 or 1)
+    found = gradients(model, found_loss)
+    assert torch.equal(found_loss, loss)
+    assert torch.equal(met, logp) and torch.equal(met_after, logp) and not met.requires_grad
+    assert all(torch.equal(x, expected[name]) for name, x in found.items())
+
+
+def test_log_probs_are_differentiated_once():
+    loss = LogProbs(tiny("qwen3")).states(ROWS).loss(CREDIT)
+    with pytest.raises(RuntimeError, match="once, not twice"):
+        loss.backward(create_graph=True)
 
 
 def test_a_vocabulary_wider_than_a_chunk(monkeypatch):

@@ -128,11 +128,17 @@ def test_fewer_rows_than_there_is_room_for_and_parts_of_wider_tensors(kind, monk
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("columns", ROOM)
 def test_rows_that_move(kind, columns, monkeypatch):
-    """From behind into places that are free, and several at a time."""
+    """From behind into places that are free, several at a time, and twice; and another joins in a free one."""
     rows, past = Rows(4, 2, 8), empty(kind, 4, 2, 8, None, monkeypatch, columns=columns)
     rows.write(past)
-    past.move(torch.tensor([8, 7]), torch.tensor([0, 3]), 80)  # as long as the longest of those that stay
     order = [8, 1, 2, 7, 4]
+    past.keep(order, 80)  # as long as the longest of those that stay
+    found = look_back(past, [x[order] for x in rows.new], [LENGTHS[i] for i in order])
+    torch.testing.assert_close(found, rows.defined(None)[order], rtol=1e-5, atol=2e-6)
+    past.keep([0, 4, 2, 3], 80)
+    prompt = (x[5, None, : LENGTHS[5]] for x in (rows.keys, rows.values))
+    past.write(0, torch.tensor([4]), *prompt)
+    order = [8, 4, 2, 7, 5]
     found = look_back(past, [x[order] for x in rows.new], [LENGTHS[i] for i in order])
     torch.testing.assert_close(found, rows.defined(None)[order], rtol=1e-5, atol=2e-6)
 

@@ -22,7 +22,7 @@ from contrapose.report.metrics import STEP, TIME_FIELDS, UPDATE
 from contrapose.rollout.engine import StaleEngine
 from contrapose.train.collate import logp_of
 from contrapose.train.guards import engine_logp
-from contrapose.train.loop import _begin, train
+from contrapose.train.loop import _begin, one_step, train
 from contrapose.train.run import Run
 from contrapose.types import ContraposeError, PoolExhausted
 from contrapose.verify.workers import KILLINGS
@@ -88,22 +88,23 @@ def test_two_runs_of_a_seed_are_the_same_bytes(whole, tmp_path):
 def test_whose_log_probs_are_the_old_ones(setting, stated, tmp_path):
     """The engine's in float32; elsewhere, or where the two are compared, those of a pass of the trainer's."""
     with started(tmp_path / "run", setting) as run:
-        work = _begin(run, 0)
+        work = run.work = _begin(run, 0)
         old_QKT, told_QKT = work.batch.batch.old_logp_QKT, engine_logp(work.batch)
         own_QKT = logp_of(work.batch, run.logprobs, run.config.batch.max_tokens)
+        drift = one_step(run, 0)["engine_drift"]
     assert torch.equal(old_QKT, told_QKT) is stated
     assert torch.equal(old_QKT, own_QKT) is not stated
     assert work.facts["entropy"] > 0
-    assert 0 < work.facts["engine_drift"] < (0.1 if "bfloat16" in setting else 1e-5)
+    assert 0 < drift < (0.1 if "bfloat16" in setting else 1e-5)
     if stated:
         torch.testing.assert_close(old_QKT, own_QKT, rtol=0, atol=1e-4)
         assert work.facts["entropy"] == pytest.approx(-float(old_QKT.sum() / work.batch.batch.mask_QKT.sum()))
 
 
-def test_every_place_in_a_group_is_looked_at(tmp_path):
-    """An engine that clones a prompt's past wrongly to the last of its rows is found out by one group of a few."""
+def test_every_place_in_a_group_is_looked_at_before_anything_is_learned(tmp_path):
+    """An engine that clones a prompt's past wrongly to the last of its rows."""
     with started(tmp_path / "run", "filter.mode=none") as run:
-        honest = run.engine.generate
+        honest, before = run.engine.generate, [p.clone() for p in run.model.parameters()]
 
         def lies(*asked):
             for step in honest(*asked):
@@ -111,7 +112,16 @@ def test_every_place_in_a_group_is_looked_at(tmp_path):
 
         run.engine.generate = lies
         with pytest.raises(StaleEngine, match=r"step 1: .* rollout 3 of 'abacus"):
-            _begin(run, 0)
+            one_step(run, 0)
+        assert all(map(torch.equal, before, run.model.parameters()))
+
+
+def test_where_the_first_update_pushes_nobody_there_is_no_drift(tmp_path):
+    with started(tmp_path / "run", "filter.mode=none", "objective.name=gspo") as run:
+        work = run.work = _begin(run, 0)
+        batch = work.batch.batch
+        work.batch = replace(work.batch, batch=replace(batch, reward_QK=torch.zeros_like(batch.reward_QK)))
+        assert one_step(run, 0)["engine_drift"] is None
 
 
 def lowered(rollout):

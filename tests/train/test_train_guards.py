@@ -323,7 +323,7 @@ def batch_of(engine, model) -> Minibatch:
 def test_an_honest_engine_is_far_within_the_canarys_reach(family, dtype, room):
     model = tiny(family).to(getattr(torch, dtype))
     batch = batch_of(EmbeddedEngine(model, tokenizer(), (1, 7)), model)
-    drift = check_drift(batch, model.dtype, 1)
+    drift = drift_of(batch, model.dtype, 1)
     assert 0 < room * drift < MAX_DRIFT[model.dtype]
 
 
@@ -355,6 +355,11 @@ class Late(Never):
         self.next = copy.deepcopy(model)
 
 
+def drift_of(batch, dtype, step=1):
+    """As of a batch whose old log-probs are the trainer's."""
+    return check_drift(batch, batch.batch.old_logp_QKT, dtype, step)
+
+
 def after_one_update(engine_type, lr, dtype=torch.float32):
     """What the canary sees before the first update, and after it."""
     model = tiny("qwen3").to(dtype)
@@ -362,7 +367,7 @@ def after_one_update(engine_type, lr, dtype=torch.float32):
     logprobs, built = LogProbs(model), objective("rence")
     engine.sync(model, 0)
     batch = batch_of(engine, model)
-    check_drift(batch, dtype, 1)
+    drift_of(batch, dtype, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     update(logprobs, optimizer, built, batch, built.start(), fresh=True, max_tokens=1024, clip=1.0)
     engine.sync(model, 1)
@@ -376,14 +381,14 @@ def test_an_engine_that_lies_about_its_weights_is_caught_before_the_next_update(
     with pytest.raises(
         StaleEngine, match=r"step 2: the engine's log-probs are \S+ nats .*rollout \d of 'p\d'"
     ) as error:
-        check_drift(batch, getattr(torch, dtype), 2)
+        drift_of(batch, getattr(torch, dtype), 2)
     assert error.value.exit_code == 69
 
 
 def test_what_is_below_the_canarys_reach():
     """An update that moves log-probs by less than its bound: only the version can tell. In bfloat16 this is much."""
-    assert check_drift(after_one_update(Never, 1e-7), torch.float32, 2) < MAX_DRIFT[torch.float32]
-    assert check_drift(after_one_update(Never, 1e-4, torch.bfloat16), torch.bfloat16, 2) < MAX_DRIFT[torch.bfloat16]
+    assert drift_of(after_one_update(Never, 1e-7), torch.float32, 2) < MAX_DRIFT[torch.float32]
+    assert drift_of(after_one_update(Never, 1e-4, torch.bfloat16), torch.bfloat16, 2) < MAX_DRIFT[torch.bfloat16]
 
 
 def test_the_canary_names_the_worst_rollout_and_sees_trained_tokens_alone():
@@ -393,9 +398,9 @@ def test_the_canary_names_the_worst_rollout_and_sees_trained_tokens_alone():
     rollouts = (*batch.groups[3].rollouts[:2], worst, *batch.groups[3].rollouts[3:])
     groups = (*batch.groups[:3], replace(batch.groups[3], rollouts=rollouts), *batch.groups[4:])
     with pytest.raises(StaleEngine, match=r"rollout 2 of 'p3' \(3\)"):
-        check_drift(replace(batch, groups=groups), model.dtype, 1)
+        drift_of(replace(batch, groups=groups), model.dtype, 1)
     hidden = replace(batch.batch, mask_QKT=put(batch.batch.mask_QKT, (3, 2), 0.0))
-    assert check_drift(replace(batch, groups=groups, batch=hidden), model.dtype, 1) < 1e-5
+    assert drift_of(replace(batch, groups=groups, batch=hidden), model.dtype, 1) < 1e-5
 
 
 def test_an_engine_that_says_nan_is_refused_and_a_trainer_that_does_is_another_matter():
@@ -405,9 +410,9 @@ def test_an_engine_that_says_nan_is_refused_and_a_trainer_that_does_is_another_m
     silent = replace(first.rollouts[1], logp=(NAN,) * len(first.rollouts[1].tokens))
     groups = (replace(first, rollouts=(first.rollouts[0], silent, *first.rollouts[2:])), *batch.groups[1:])
     with pytest.raises(StaleEngine, match=r"nan nats .*rollout 1 of 'p0' \(inf\)"):
-        check_drift(replace(batch, groups=groups), model.dtype, 1)
+        drift_of(replace(batch, groups=groups), model.dtype, 1)
     broken = replace(batch.batch, old_logp_QKT=put(batch.batch.old_logp_QKT, (0, 0, 0), NAN))
-    assert check_drift(replace(batch, batch=broken), model.dtype, 1) < 1e-5
+    assert drift_of(replace(batch, batch=broken), model.dtype, 1) < 1e-5
 
 
 def test_the_engines_own_log_probs_are_found_again():

@@ -15,7 +15,7 @@ from contrapose.types import ContraposeError
 def main() -> None:
     """Run the command line; errors a user can mend are one line and an exit code."""
     # threads that wait give way to other programs sooner: as fast on a free machine, several times so on a busy one
-    os.environ.setdefault("GOMP_SPINCOUNT", "100000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except ContraposeError as error:

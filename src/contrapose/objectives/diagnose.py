@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from contrapose.objectives.advantage import mean_of
-from contrapose.objectives.contrast import log_sum_exp, partition
+from contrapose.objectives.contrast import log_sum_exp
 from contrapose.objectives.plan import Plan
 from contrapose.types import Batch
 
@@ -28,12 +28,11 @@ def gap(x_QK: Tensor, side_QK: Tensor) -> Tensor:
     return (mean_of(x_QK, positive_QK) - mean_of(x_QK, negative_QK))[both_Q]
 
 
-def likelihood_auc(logp_QKT: Tensor, batch: Batch) -> Tensor:
-    """P(mean log-prob of a right rollout > of a wrong one), ties half, one number a group that has both.
+def auc(x_QK: Tensor, side_QK: Tensor) -> Tensor:
+    """P(``x`` of a positive > of a negative), ties half, one number a group that has both.
 
-    ConSPO's misalignment: a surrogate may grow while this does not.
+    Of right and wrong rollouts' mean log-probs: ConSPO's misalignment, a surrogate may grow while this does not.
     """
-    x_QK, side_QK = mean_logp(logp_QKT, batch), partition(batch, "correct")
     pair_QKK = (side_QK > 0).unsqueeze(2) & (side_QK < 0).unsqueeze(1)
     off_QKK = x_QK.unsqueeze(2) - x_QK.unsqueeze(1)
     won_QKK = (off_QKK.sign() + 1) / 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Objective:
         couplings = [self.score.coupling, self.contrast.coupling, self.trust.coupling if self.trust else "token"]
         return max(couplings, key=COUPLINGS.index)
 
-    @property
+    @cached_property
     def compares(self) -> bool:
         """Whether rollouts count only beside others of their group: one that is alone has no side then."""
         one = torch.ones(1, 1)

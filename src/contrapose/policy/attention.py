@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from contrapose.policy.fused import once
 from contrapose.policy.native import LANES, TILE, native, pointers, power, spread, total
 
 
@@ -46,7 +46,8 @@ class _Attend(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, rows: Rows, window: int) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
         out = torch.empty_like(q)
-        if compiled := native(q.shape[2], q, k, v):
+        ctx.compiled = compiled = native(q.shape[2], q, k, v)
+        if compiled:
             _in_c(compiled["attend"], (q, k, v, out), rows, (q.shape, k.shape[1], window), columns=2)
         else:
             _Torch(q, k, rows, window).fill(v, out)
@@ -55,13 +56,13 @@ class _Attend(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, out = ctx.saved_tensors
         grad, dq, dk, dv = grad.contiguous(), torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        if compiled := native(q.shape[2], q, k, v, grad):
+        if ctx.compiled:
             shape = q.shape, k.shape[1], ctx.window
-            _in_c(compiled["attend_back"], (grad, q, k, v, out, dq, dk, dv), ctx.rows, shape, columns=5)
+            _in_c(ctx.compiled["attend_back"], (grad, q, k, v, out, dq, dk, dv), ctx.rows, shape, columns=5)
         else:
             _Torch(q, k, ctx.rows, ctx.window).fill_back(grad, v, out, dq, dk, dv)
         return dq, dk, dv, None, None

@@ -7,6 +7,7 @@ order. Left to autograd, each of their steps would keep its input and walk over 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from contrapose.policy.native import ANY_SIZE, LANES, NARROW, native, pointers, power, spread, total
 
@@ -22,6 +22,8 @@ KERNEL_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 ROWS_A_THREAD = 1 << 10
 """Fewer are not worth another thread."""
+
+Backward = Callable[..., tuple[Tensor | None, ...]]
 
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of all positions at hand, ``[T, D]``; the sines of a head's first half are negated."""
@@ -67,6 +69,17 @@ def turned(x_NHD: Tensor, weight_D: Tensor | None, eps: float, rope: Rope, posit
     return _apply(_Turned, x_NHD, weight_D, eps, rope, position_N)
 
 
+def once(way_back: Backward) -> Backward:
+    """A way back that has none itself. torch's ``once_differentiable`` says so too, and costs as much as small work."""
+
+    def guarded(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the policy's log-probs can be differentiated once, not twice")
+        return way_back(ctx, *grads)
+
+    return guarded
+
+
 class _Alone:
     """What a function keeps for the way back, where there is none."""
 
@@ -83,7 +96,8 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x, size, scale = x.contiguous(), x.shape[-1], _scales(x)
-        if compiled := native(ANY_SIZE, x, weight):
+        ctx.compiled = compiled = native(ANY_SIZE, x, weight)
+        if compiled:
             out = torch.empty_like(x)
             given = pointers(x, weight, out, scale)
             spread(lambda *part: compiled["norm"](*given, *part, size, eps), scale.numel(), ROWS_A_THREAD)
@@ -94,14 +108,14 @@ class _Norm(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
         x, weight, scale = ctx.saved_tensors
         grad, size = grad.contiguous(), x.shape[-1]
-        if compiled := native(ANY_SIZE, x, weight, grad):
-            dx, part_LE = torch.empty_like(x), x.new_zeros(LANES, size)
-            compiled["norm_back"](*pointers(grad, x, weight, scale, dx, part_LE), 0, scale.numel(), size)
-            return dx, part_LE[0], None
+        if ctx.compiled:
+            dx, d_weight = torch.empty_like(x), torch.empty_like(weight)
+            ctx.compiled["norm_back"](*pointers(grad, x, weight, scale, dx, d_weight), 0, scale.numel(), size)
+            return dx, d_weight, None
         return *_norm_back(grad, x, weight, scale), None
 
 
@@ -110,7 +124,8 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
-        if compiled := native(ANY_SIZE, gate, up):
+        ctx.compiled = compiled = native(ANY_SIZE, gate, up)
+        if compiled:
             out = torch.empty_like(gate)
             given = pointers(gate, up, out)
             spread(lambda *part: compiled["gated"](*given, *part), gate.numel(), ROWS_A_THREAD * LANES)
@@ -118,11 +133,11 @@ class _Gated(torch.autograd.Function):
         return (gate * _sigmoid(gate)) * up
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         gate, up = ctx.saved_tensors
         grad = grad.contiguous()
-        if compiled := native(ANY_SIZE, gate, up, grad):
+        if compiled := ctx.compiled:
             d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
             given = pointers(grad, gate, up, d_gate, d_up)
             spread(lambda *part: compiled["gated_back"](*given, *part), gate.numel(), ROWS_A_THREAD * LANES)
@@ -136,7 +151,8 @@ class _Turned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float, rope: Rope, position: Tensor) -> Tensor:
         x, (rows, heads, size), scale = x.contiguous(), x.shape, _scales(x)
-        if compiled := native(size, x, weight):
+        ctx.compiled = compiled = native(size, x, weight)
+        if compiled:
             out = torch.empty_like(x)
             given = pointers(x, weight, *rope, position, out, scale)
             spread(lambda *part: compiled["turn"](*given, *part, heads, eps), rows, ROWS_A_THREAD)
@@ -148,15 +164,14 @@ class _Turned(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight, scale, cos, sin, position = ctx.saved_tensors
-        grad, (rows, heads, size) = grad.contiguous(), x.shape
-        if compiled := native(size, x, weight, grad):
-            dx, part_LD = torch.empty_like(x), x.new_zeros(LANES, size)
-            given = pointers(grad, x, weight, cos, sin, position, scale, dx, part_LD)
-            compiled["turn_back"](*given, 0, rows, heads)
-            d_weight = None if weight is None else part_LD[0]
+        grad, (rows, heads, _) = grad.contiguous(), x.shape
+        if ctx.compiled:
+            dx, d_weight = torch.empty_like(x), None if weight is None else torch.empty_like(weight)
+            given = pointers(grad, x, weight, cos, sin, position, scale, dx, d_weight)
+            ctx.compiled["turn_back"](*given, 0, rows, heads)
         else:
             cos_N1D, sin_N1D = _angles((cos, sin), position)
             dx, d_weight = _rotated(grad, cos_N1D, _swapped(sin_N1D)), None

@@ -9,17 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from contrapose.policy.fused import once
 from contrapose.policy.llama import Llama, is_llama
-from contrapose.policy.softmax import normal, softmax
+from contrapose.policy.softmax import Softmax, normal, softmax
 from contrapose.policy.states import Row, put, states_of
 from contrapose.types import ContraposeError
 
@@ -100,6 +100,8 @@ class States:
     shape: tuple[int, int]
     temperature: float
     head: Any
+    kept: list[Softmax] = field(default_factory=list, repr=False)
+    """Of one piece that is all there is, from ``logp`` to ``loss``."""
 
     def logp(self, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """``(logp_M, entropy_M)`` of the response tokens, without grad; entropies are zero where not asked for."""
@@ -107,17 +109,24 @@ class States:
         with torch.no_grad():
             for state_CE, chosen_C in self.chunks():
                 found = softmax(self.logits(state_CE), chosen_C, self.temperature)
+                if not entropy and self.state_ME.requires_grad and len(chosen_C) == len(self.chosen_M):
+                    self.kept.append(found)
                 logp.append(found.logp_C)
                 entropies.append(found.entropy() if entropy else torch.zeros_like(found.logp_C))
         return torch.cat(logp), torch.cat(entropies)
 
     def loss(self, credit_NT: Tensor) -> Tensor:
         """``-(credit * logp).sum()``: its gradient is all that an update needs."""
+        return self.loss_and_logp(credit_NT)[0]
+
+    def loss_and_logp(self, credit_NT: Tensor) -> tuple[Tensor, Tensor]:
+        """``loss``, and the ``logp_M`` that it met, without grad."""
         wide = torch.promote_types(self.state_ME.dtype, torch.float32)
         credit_M = credit_NT[self.place].to(wide)
         if self.head is None:
             normal_MV = normal(self.state_ME, self.temperature)
-            return -(credit_M * normal_MV.gather(1, self.chosen_M.unsqueeze(1)).squeeze(1)).sum()
+            logp_M = normal_MV.gather(1, self.chosen_M.unsqueeze(1)).squeeze(1)
+            return -(credit_M * logp_M).sum(), logp_M.detach()
         return _Loss.apply(self.state_ME, self.head.weight, self.head.bias, credit_M, self)  # type: ignore[no-any-return]
 
     def dense(self, values_M: Tensor) -> Tensor:
@@ -137,18 +146,19 @@ class States:
 
 
 class _Loss(torch.autograd.Function):
-    """``States.loss``, which takes its gradient while it forms the logits."""
+    """``States.loss_and_logp``, which takes its gradient while it forms the logits."""
 
     @staticmethod
     def forward(
         ctx: Any, _state_ME: Tensor, weight_VE: Tensor, bias_V: Tensor | None, credit_M: Tensor, of: States
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(weight_VE.dtype, torch.float32)
         d_weight_VE = torch.zeros_like(weight_VE, dtype=wide) if ctx.needs_input_grad[1] else None
         d_bias_V = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and ctx.needs_input_grad[2] else None
-        d_state, loss = [], credit_M.new_zeros(())
+        d_state, logp, loss = [], [], credit_M.new_zeros(())
         for state_CE, chosen_C, credit_C in of.chunks(credit_M):
-            found = softmax(of.logits(state_CE), chosen_C, of.temperature)
+            found = of.kept.pop() if of.kept else softmax(of.logits(state_CE), chosen_C, of.temperature)
+            logp.append(found.logp_C)
             loss -= (credit_C * found.logp_C).sum()
             d_CV = found.slope(credit_C)
             d_state.append(d_CV @ weight_VE)
@@ -157,12 +167,13 @@ class _Loss(torch.autograd.Function):
             if d_bias_V is not None:
                 d_bias_V += d_CV.sum(0)
         ctx.gradients = torch.cat(d_state), d_weight_VE, d_bias_V
-        ctx.dtype = weight_VE.dtype
-        return loss
+        ctx.dtype, logp_M = weight_VE.dtype, torch.cat(logp)
+        ctx.mark_non_differentiable(logp_M)
+        return loss, logp_M
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    @once
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         return *(None if d is None else (d * grad).to(ctx.dtype) for d in ctx.gradients), None, None
 
 

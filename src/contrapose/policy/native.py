@@ -32,10 +32,10 @@ FUNCTIONS = {
     "gated_back": "pppppnn",
     "turn": "pppppppnnnf",
     "turn_back": "pppppppppnnn",
-    "look_back": "ppppppppppppnnnnnnnnff",
+    "look_back": "pppppppppppppnnnnnnnnff",
     "attend": "pppppppp" + "nnnnnfnn",
     "attend_back": "pppppppppppp" + "nnnnnfnn",
-    "step": "pppppnn",
+    "step": "ppppppnn",
     "choose": "ppppppnnn",
 }
 """Arguments: pointers, numbers and floats."""

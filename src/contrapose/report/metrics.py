@@ -29,7 +29,7 @@ STEP = {
     "memory, crashed): worth a wrong answer",
     "verdicts": "how many finished rollouts had each verdict status",
     "engine_drift": "mean gap between the engine's and the trainer's log-probs before the first update, nats: over the "
-    "tokens trained on, or a few rollouts where the engine's are the old ones (float32)",
+    "tokens trained on, or where the engine's are the old ones (float32) those that the first update pushes, if any",
     "alarms": "what a person should look at, a line each",
     "entropy": "mean entropy of pi_old on the response tokens trained on, nats; where the engine's log-probs are the "
     "old ones, as those tokens estimate it: the mean of -log pi_old",

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from contrapose.policy.llama import Llama
+from contrapose.policy.states import put
 from contrapose.rollout.compiled import CompiledStep, compiled_step
 from contrapose.rollout.past import Past, past_for
 
@@ -95,7 +96,7 @@ class LlamaDecoder:
         """See ``Decoder.admit``."""
         self._seen = max(self._seen, *map(len, prompts))
         parts = [(prompts[start:stop], rows[start * k : stop * k]) for start, stop in parts_of(prompts)]
-        return torch.cat([self._read(asked, k, torch.tensor(taken, device=self.device)) for asked, taken in parts])
+        return torch.cat([self._read(asked, k, put(taken, self.device)) for asked, taken in parts])
 
     def step(self, token_N: Tensor) -> Tensor:
         """See ``Decoder.step``."""
@@ -113,16 +114,15 @@ class LlamaDecoder:
 
     def free(self, rows: Sequence[int]) -> None:
         """See ``Decoder.free``. A row that nobody asks for goes on without a past."""
-        freed = torch.tensor(rows, device=self.device)
-        self._length_N[freed], self._grows_N[freed] = 0, 0
+        for x_N in (self._length_N, self._grows_N):
+            x_N.index_fill_(0, put(rows, self.device), 0)
 
     def keep(self, rows: Sequence[int]) -> None:
         """See ``Decoder.keep``."""
-        kept = torch.tensor(rows, device=self.device)
-        self._length_N, self._grows_N = self._length_N[kept], self._grows_N[kept]
-        to = (kept != torch.arange(len(rows), device=self.device)).nonzero().squeeze(1)
+        kept_N = put(rows, self.device)
+        self._length_N, self._grows_N = self._length_N[kept_N], self._grows_N[kept_N]
         self._seen = int(self._length_N.max())
-        self._open.move(kept[to], to, self._seen)
+        self._open.keep(rows, self._seen)
 
     def close(self) -> None:
         """See ``Decoder.close``. A small past stays: new memory costs as much as what is then decoded into it."""
@@ -135,7 +135,7 @@ class LlamaDecoder:
         return self._past
 
     def _read(self, prompts: Sequence[Tokens], k: int, rows_N: Tensor) -> Tensor:
-        length_P = torch.tensor([len(p) for p in prompts], device=self.device)
+        length_P = put([len(p) for p in prompts], self.device)
         self._length_N[rows_N], self._grows_N[rows_N] = length_P.repeat_interleave(k), 1
         last_PE = read(self.llama, self._open, prompts, rows_N)
         return self._logits(_filled_up(last_PE))[: len(prompts)].repeat_interleave(k, 0)

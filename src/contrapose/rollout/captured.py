@@ -21,7 +21,7 @@ from torch import Tensor
 from contrapose.policy.llama import Linear, Llama
 from contrapose.policy.states import put
 from contrapose.rollout.cached import Tokens, bytes_per_token, parts_of, read
-from contrapose.rollout.past import cloned
+from contrapose.rollout.past import cloned, moves
 from contrapose.rollout.sampler import Sampling, sample
 from contrapose.rollout.stepping import Chosen
 
@@ -70,12 +70,14 @@ class FlatPast:
         self._apart(rows_N)
         self.source_N[rows_N], self.asked_N[rows_N] = rows_N[::k].repeat_interleave(k), length_N
 
-    def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
-        """See ``Past.move``. What stands in ``rows`` stays, and who reads it may go on."""
-        self._apart(to)
-        for x in (self.source_N, self.asked_N):
-            x[to] = x[rows]
-        self.layers[:, :, to, :, :seen] = self.layers[:, :, rows, :, :seen]
+    def keep(self, rows: Sequence[int], seen: int) -> None:
+        """See ``Past.keep``. What stands where a row was stays, and who reads it may go on."""
+        if moved := moves(rows):
+            from_N, to_N = (put(side, self.llama.device) for side in moved)
+            self._apart(to_N)
+            for x in (self.source_N, self.asked_N):
+                x[to_N] = x[from_N]
+            self.layers[:, :, to_N, :, :seen] = self.layers[:, :, from_N, :, :seen]
 
     def _apart(self, rows_N: Tensor) -> None:
         """These rows are written over: who read them reads its own."""
@@ -206,9 +208,7 @@ class CapturedDecoder:
         assert self._past, "open comes first"
         self._rows.keep(self._there(rows))
         self._count = len(rows)
-        if moved := [(row, to) for to, row in enumerate(rows) if row != to]:
-            from_N, to_N = map(self._there, zip(*moved, strict=True))
-            self._past.move(from_N, to_N, self._seen)
+        self._past.keep(rows, self._seen)
 
     def close(self) -> None:
         """See ``Steps.close``."""

@@ -63,7 +63,7 @@ class CompiledStep:
         self._model = _Model(blas["sgemm_"], None, self._layers, *ends, *sizes, size**-0.5, layers[0].eps)
         a_row = 2 * hidden + 1 + 2 * (heads + llama.groups) * size + 2 * inner + TILE * room
         a_row += -a_row % LANES + REGIONS * LANES  # each region begins at a whole number of lanes
-        self._local = blas[LOCAL]
+        self._local, self._past = blas[LOCAL], past
         self._work = _empty(past.rows, a_row)  # new memory costs a step more than what C does there
 
     def _held(self, *tensors: Tensor | None) -> list[int | None]:
@@ -77,7 +77,7 @@ class CompiledStep:
         logits_NV = _empty(rows, self._vocabulary)
         alone = torch.get_num_threads() == 1 or not self._local or rows < 2 * ROWS_A_THREAD
         self._model.threads = None if alone else self._local
-        given = ctypes.addressof(self._model), *pointers(token_N, length_N, logits_NV)
+        given = ctypes.addressof(self._model), *pointers(token_N, self._past.place_R, length_N, logits_NV)
 
         def part(first: int, last: int) -> None:
             self._kernel(*given, self._work[first].data_ptr(), first, last)

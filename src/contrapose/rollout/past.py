@@ -6,6 +6,7 @@ S columns (positions).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Protocol
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from contrapose.policy.llama import Llama
 from contrapose.policy.native import LANES
+from contrapose.policy.states import put
 from contrapose.rollout.look_back import Heads, look_back
 
 CHUNKS = 8
@@ -43,8 +45,9 @@ class Past(Protocol):
         """
         ...
 
-    def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
-        """Copy what ``rows`` hold, in their first ``seen`` columns, to other rows."""
+    def keep(self, rows: Sequence[int], seen: int) -> None:
+        """Let go of all rows but these, which are the first ones from now on: each stays, or follows one that is let go
+        of. None has more than ``seen`` columns."""
         ...
 
 
@@ -80,10 +83,12 @@ class PlainPast:
         q_NGHD = q_NHD.unflatten(1, (k_NGD.shape[1], -1))
         return F.scaled_dot_product_attention(q_NGHD, keys, values, attn_mask=seen_NS[:, None, None]).flatten(1)
 
-    def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
-        """See ``Past.move``."""
-        for past in (past for layer in self.layers for past in layer):
-            past[to, :, :seen] = past[rows, :, :seen]
+    def keep(self, rows: Sequence[int], seen: int) -> None:
+        """See ``Past.keep``."""
+        if moved := moves(rows):
+            from_N, to_N = put(moved, self.layers[0][0].device)
+            for past in (past for layer in self.layers for past in layer):
+                past[to_N, :, :seen] = past[from_N, :, :seen]
 
 
 class ChunkedPast:
@@ -104,9 +109,11 @@ class ChunkedPast:
             (_apart(chunks, keys, llama.embedding), _apart(chunks, values, llama.embedding)) for _ in llama.layers
         ]
         self.llama, self.windows = llama, [layer.window for layer in llama.layers]
+        self.forget()
 
     def forget(self) -> None:
         """See ``Past.forget``. What is not seen is not read."""
+        self.place_R = torch.arange(self.rows)
 
     def write(self, layer: int, rows_N: Tensor, k_PSGD: Tensor, v_PSGD: Tensor) -> None:
         """See ``Past.write``."""
@@ -114,20 +121,25 @@ class ChunkedPast:
         width = self.width
         for past, x_PSGD, order in ((keys, k_PSGD, (0, 1, 4, 2, 5, 3)), (values, v_PSGD, (0, 1, 4, 2, 3, 5))):
             x = F.pad(x_PSGD, (0, 0, 0, 0, 0, -x_PSGD.shape[1] % width)).unflatten(1, (-1, self._wide, LANES))
-            for chunk, filled in zip(past, x.permute(order).unbind(1), strict=False):
-                chunk.index_copy_(0, rows_N, cloned(filled, rows_N))
+            for chunk, filled in zip(past, x.permute(order).contiguous().unbind(1), strict=False):
+                chunk.index_copy_(0, self.place_R[rows_N], cloned(filled, rows_N))
 
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
         """See ``Past.look_back``."""
         (q_D, k_D), eps = self.llama.layers[layer].head_norms, self.llama.layers[layer].eps
         heads = Heads((q_D, k_D), eps, self.llama.rope, self.windows[layer])
-        return look_back(q_NHD, k_NGD, v_NGD, heads, *self.layers[layer], length_N)
+        return look_back(q_NHD, k_NGD, v_NGD, heads, *self.layers[layer], self.place_R, length_N)
 
-    def move(self, rows: Tensor, to: Tensor, seen: int) -> None:
-        """See ``Past.move``."""
-        used = -(-seen // self.width)
-        for chunk in (chunk for layer in self.layers for past in layer for chunk in past[:used]):
-            chunk.index_copy_(0, to, chunk.index_select(0, rows))
+    def keep(self, rows: Sequence[int], seen: int) -> None:
+        """See ``Past.keep``. No more is moved than the numbers of places."""
+        kept_N = put(rows, self.place_R.device)
+        free_R = torch.ones_like(self.place_R, dtype=torch.bool).index_fill_(0, kept_N, False)
+        self.place_R = torch.cat([self.place_R[kept_N], self.place_R[free_R]])
+
+
+def moves(rows: Sequence[int]) -> list[list[int]]:
+    """Which rows move where they are kept in this order, and where to; empty for none."""
+    return [list(side) for side in zip(*((row, to) for to, row in enumerate(rows) if row != to), strict=True)]
 
 
 def cloned(x_P: Tensor, rows_N: Tensor) -> Tensor:

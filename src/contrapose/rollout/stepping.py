@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from contrapose.policy.states import put
 from contrapose.rollout.cached import Decoder, Tokens
 from contrapose.rollout.sampler import Sampling, sample
 
@@ -74,7 +75,7 @@ class AtOnce:
         """See ``Steps.admit``. The first to be admitted are all rows there are."""
         logits_MV = self.decoder.admit(prompts, k, rows)
         if len(self._logits_NV):
-            self._logits_NV[torch.tensor(rows, device=self.decoder.device)] = logits_MV
+            self._logits_NV[put(rows, self.decoder.device)] = logits_MV
         else:
             self._logits_NV = logits_MV
 
@@ -100,7 +101,7 @@ class AtOnce:
     def keep(self, rows: Sequence[int]) -> None:
         """See ``Steps.keep``."""
         self.decoder.keep(rows)
-        self._chosen_N = self._chosen_N[torch.tensor(rows, device=self.decoder.device)]
+        self._chosen_N = self._chosen_N[put(rows, self.decoder.device)]
 
     def close(self) -> None:
         """See ``Steps.close``."""

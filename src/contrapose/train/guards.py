@@ -67,17 +67,21 @@ class Fault:
 def fault_of(minibatch: Minibatch, pushed: Pushed) -> Fault | None:
     """The first number that is not finite where it counts, in the order in which one follows from the other."""
     batch = minibatch.batch
-    token_QKT = batch.mask_QKT > 0
-    for tensor, x, counts in (
-        ("reward", batch.reward_QK, batch.present_QK),
-        ("old log-prob", batch.old_logp_QKT, token_QKT),
-        ("reference's log-prob", batch.reference_logp_QKT, token_QKT),
-        ("log-prob", pushed.logp_QKT, token_QKT),
-        ("credit", pushed.credit_QKT, token_QKT),
-    ):
-        if x is not None and bool((bad := counts & ~x.isfinite()).any()):
+    named = {
+        "reward": batch.reward_QK,
+        "old log-prob": batch.old_logp_QKT,
+        "reference's log-prob": batch.reference_logp_QKT,
+        "log-prob": pushed.logp_QKT,
+        "credit": pushed.credit_QKT,
+    }
+    given = {name: x for name, x in named.items() if x is not None}
+    if math.isfinite(sum(float(x.sum()) for x in given.values()) + pushed.J):
+        return None  # hardly ever otherwise
+    for name, x in given.items():
+        counts = batch.present_QK if name == "reward" else batch.mask_QKT > 0
+        if bool((bad := counts & ~x.isfinite()).any()):
             q, k, *t = at = bad.nonzero()[0].tolist()
-            return Fault(tensor, float(x[tuple(at)]), minibatch.groups[q].prompt.id, k, *t)
+            return Fault(name, float(x[tuple(at)]), minibatch.groups[q].prompt.id, k, *t)
     return None if math.isfinite(pushed.J) else Fault("value of the objective", pushed.J)
 
 
@@ -176,25 +180,26 @@ def engine_logp(minibatch: Minibatch) -> Tensor:
 
 
 def check_drift(
-    minibatch: Minibatch, dtype: torch.dtype, step: int, most: float = 0.0, shown: Sequence[int] | None = None
-) -> float:
+    minibatch: Minibatch, own_QKT: Tensor, dtype: torch.dtype, step: int, most: float = 0.0
+) -> float | None:
     """The canary: the mean gap between the engine's and the trainer's log-probs of a fresh batch, nats a token.
 
-    ``dtype`` is that of the weights; ``shown`` says which rollout it is where a group has one alone. Raises
-    StaleEngine, naming the worst rollout, above ``most``, or, where that is 0, ``MAX_DRIFT``. Where the trainer's own
-    log-prob is not finite it is not the engine's fault, and is left to ``fault_of``.
+    ``own_QKT`` are the trainer's. Where they are not finite nobody looked, or it is not the engine's fault and left to
+    ``fault_of``: without any other there is no gap, None. ``dtype`` is that of the weights. Raises StaleEngine, naming
+    the worst rollout, above ``most``, or, where that is 0, ``MAX_DRIFT``.
     """
-    old_QKT, most = minibatch.batch.old_logp_QKT, most or MAX_DRIFT[dtype]
-    counts_QKT = (minibatch.batch.mask_QKT > 0) & old_QKT.isfinite()
-    gap_QKT = (engine_logp(minibatch) - old_QKT).abs().masked_fill(~counts_QKT, 0.0)
-    drift = float(gap_QKT.sum() / counts_QKT.sum().clamp(min=1))
+    most = most or MAX_DRIFT[dtype]
+    counts_QKT = (minibatch.batch.mask_QKT > 0) & own_QKT.isfinite()
+    gap_QKT = (engine_logp(minibatch) - own_QKT).abs().masked_fill(~counts_QKT, 0.0)
+    tokens = int(counts_QKT.sum())
+    drift = float(gap_QKT.sum()) / max(1, tokens)
     if drift <= most:
-        return drift
+        return drift if tokens else None
     worst_QK = (gap_QKT.sum(-1) / counts_QKT.sum(-1).clamp(min=1)).nan_to_num(nan=math.inf)
     q, k = divmod(int(worst_QK.argmax()), worst_QK.shape[1])
-    number, worst = shown[q] if shown else k, float(worst_QK[q, k])
+    worst = float(worst_QK[q, k])
     raise StaleEngine(
         f"step {step}: the engine's log-probs are {drift:.2g} nats a token from the trainer's (at most {most:g} in "
-        f"{dtype}), most in rollout {number} of {minibatch.groups[q].prompt.id!r} ({worst:.2g}): it samples "
+        f"{dtype}), most in rollout {k} of {minibatch.groups[q].prompt.id!r} ({worst:.2g}): it samples "
         "from other weights, or rounds otherwise (then raise rollout.max_drift); nothing was learned from it"
     )

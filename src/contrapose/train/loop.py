@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from contrapose.rollout.sampler import seed_of
 from contrapose.train.alarms import alarms
@@ -26,9 +26,6 @@ from contrapose.train.run import Run
 from contrapose.train.update import Pushed, update
 from contrapose.train.work import Work
 from contrapose.types import PoolExhausted, Stopped
-
-LOOKS = 8
-"""Groups of which a rollout each, in other places, shows whether the engine's log-probs are the trainer's."""
 
 
 def train(run: Run, on_step: Callable[[dict[str, Any]], None] = lambda row: None) -> bool:
@@ -82,7 +79,7 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
 def _begin(run: Run, step: int) -> Work:
     """Draw the step's groups, and take their log-probs under the policy that sampled them.
 
-    Where the engine computes as the trainer does these are the engine's, once a few rollouts have shown it.
+    Where the engine computes as the trainer does these are the engine's; the first update shows whether it did.
     """
     config, start = run.config, time.perf_counter()
     run.engine.sync(run.model, run.updates)  # 2   pi_old <- pi_theta
@@ -93,30 +90,40 @@ def _begin(run: Run, step: int) -> Work:
             run.rollouts.append(group_row(step + 1, group, fate))
     work = Work(drawn, None, config.batch.updates, seconds_rollout=sampled - start)
     if drawn.accepted:
-        batch = partial(
-            collate,
-            logprobs=run.logprobs,
+        work.batch, work.facts["entropy"] = collate(
+            drawn.accepted,
+            run.logprobs,
             max_tokens=config.batch.max_tokens,
+            stated=_stated(run),
+            reference=run.reference,
             mask_truncated=config.reward.truncated == "mask",
             is_cap=config.rollout.is_cap,
         )
-        stated = run.engine.trainer_numerics and not config.rollout.is_cap  # which compares the two
-        work.batch, work.facts["entropy"] = batch(drawn.accepted, stated=stated, reference=run.reference)
-        seen, shown = work.batch, None
-        if stated:
-            groups = drawn.accepted[:: max(1, len(drawn.accepted) // LOOKS)]
-            shown = [number % config.rollout.k for number in range(len(groups))]
-            seen, _ = batch([group.only(i) for group, i in zip(groups, shown, strict=True)])
-        most = config.rollout.max_drift
-        work.facts["engine_drift"] = check_drift(seen, run.model.dtype, step + 1, most, shown)
+        if not _stated(run):
+            _look(run, step, work, work.batch, work.batch.batch.old_logp_QKT)
     work.seconds_update = time.perf_counter() - sampled
     return work
+
+
+def _stated(run: Run) -> bool:
+    """Whether the old log-probs are the engine's. ``is_cap`` compares the two."""
+    return run.engine.trainer_numerics and not run.config.rollout.is_cap
+
+
+def _look(run: Run, step: int, work: Work, minibatch: Minibatch, own_QKT: Tensor) -> None:
+    drift = check_drift(minibatch, own_QKT, run.model.dtype, step + 1, run.config.rollout.max_drift)
+    work.facts["engine_drift"] = drift
 
 
 def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: int) -> None:
     config, start = run.config, time.perf_counter()
     run.set_rate()
     fresh = all(row["skipped"] for row in work.updates)  # theta is still theta_old
+
+    def look(pushed: Pushed) -> None:
+        if fresh and _stated(run):
+            _look(run, step, work, minibatch, pushed.own_QKT)
+
     plan, pushed, norm, fault = update(  # 20
         run.logprobs,
         run.optimizer,
@@ -127,6 +134,7 @@ def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: i
         max_tokens=config.batch.max_tokens,
         clip=config.optim.clip,
         generator=torch.Generator().manual_seed(seed_of(config.seed, "pairs", step, number)),
+        look=look,
     )
     if fault:
         work.seconds_update += time.perf_counter() - start

@@ -14,9 +14,9 @@ from torch import Tensor
 from contrapose.objectives.contrast import partition
 from contrapose.objectives.credit import score_credit_of
 from contrapose.objectives.diagnose import (
+    auc,
     effective_negatives,
     gap,
-    likelihood_auc,
     margin_share,
     mean_logp,
     p_positive,
@@ -60,7 +60,7 @@ def update_row(
         "J": pushed.J,
         **{KL_KEYS[how]: value for how, value in kl.items()},
         "kl_coef": now.kl_coef,
-        **_likelihoods(score_QK, plan, pushed.logp_QKT),
+        **_likelihoods(score_QK, mean_logp(pushed.logp_QKT, plan.batch), side_QK),
         "log_ratio_positive": _mean(moved_QK[side_QK > 0]),
         "log_ratio_negative": _mean(moved_QK[side_QK < 0]),
         "log_ratio_99": float(far_M.kthvalue(max(1, round(0.99 * len(far_M)))).values) if len(far_M) else None,
@@ -81,16 +81,16 @@ def skipped_row(fault: Fault) -> dict[str, Any]:
 @torch.no_grad()
 def after_row(objective: Objective, plan: Plan, logp_QKT: Tensor) -> dict[str, float | None]:
     """What an entry of ``updates`` says of likelihoods, once more at the log-probs after the update."""
-    found = _likelihoods(objective.scores(logp_QKT, plan), plan, logp_QKT)
+    score_QK, logp_QK = objective.scores(logp_QKT, plan), mean_logp(logp_QKT, plan.batch)
+    found = _likelihoods(score_QK, logp_QK, partition(plan.batch, "correct"))
     return {f"{key}_after": value for key, value in found.items()}
 
 
-def _likelihoods(score_QK: Tensor, plan: Plan, logp_QKT: Tensor) -> dict[str, float | None]:
+def _likelihoods(score_QK: Tensor, logp_QK: Tensor, side_QK: Tensor) -> dict[str, float | None]:
     """How the policy tells right from wrong: by the objective's own score, and by mean log-prob."""
-    side_QK, logp_QK = partition(plan.batch, "correct"), mean_logp(logp_QKT, plan.batch)
     return {
         "score_gap": _mean(gap(score_QK, side_QK)),
-        "likelihood_auc": _mean(likelihood_auc(logp_QKT, plan.batch)),
+        "likelihood_auc": _mean(auc(logp_QK, side_QK)),
         "logp_positive": _mean(logp_QK[side_QK > 0]),
         "logp_negative": _mean(logp_QK[side_QK < 0]),
     }

@@ -6,7 +6,7 @@ cut anywhere, and no denominator appears after the credit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,11 +25,15 @@ from contrapose.types import Now
 
 @dataclass(frozen=True)
 class Pushed:
-    """What one gradient pass saw and gave: the log-probs it started from, the credit of each token, and J."""
+    """What one gradient pass saw and gave: the log-probs it started from, the credit of each token, and J.
+
+    ``own_QKT`` are the log-probs that the pass met itself, NaN where it did not go.
+    """
 
     logp_QKT: Tensor
     credit_QKT: Tensor
     J: float
+    own_QKT: Tensor
 
 
 class Updated(NamedTuple):
@@ -53,8 +57,9 @@ def update(
     max_tokens: int,
     clip: float,
     generator: torch.Generator | None = None,
+    look: Callable[[Pushed], None] = lambda pushed: None,
 ) -> Updated:
-    """Take one step uphill on J, or none where something is not finite.
+    """Take one step uphill on J, or none where something is not finite. ``look`` may raise before it is taken.
 
     ``fresh`` says that theta is still theta_old: the old log-probs are then the scores, and no first pass is
     needed. A fault leaves weights and optimizer as they were. Raises NumericalStop at a weight that is not finite.
@@ -63,6 +68,7 @@ def update(
     optimizer.zero_grad(set_to_none=True)
     micro = micro_batches(minibatch.rows, max_tokens)
     pushed = accumulate(logprobs, objective, minibatch, plan, now, micro, fresh=fresh)
+    look(pushed)
     norm, fault = gradient_of(logprobs.model)
     fault = fault_of(minibatch, pushed) or fault
     if fault:
@@ -102,6 +108,7 @@ def accumulate(
         J = float(total_J)
     logp_NT, credit_NT = (x.view(len(rows), -1) for x in (logp_QKT, credit_QKT))
     weight_NT = None if weight_QKT is None else weight_QKT.flatten(0, 1)
+    own_NT = torch.full_like(logp_NT, torch.nan)
     parts_J: list[Tensor] = []  # looked at last, so that nobody waits for the device in between
     idle_N = _idle(objective, plan) if live else ~credit_NT.any(1)
     for index in _only(micro, ~idle_N):
@@ -114,14 +121,16 @@ def accumulate(
             parts_J.append(part_J)
         if weight_NT is not None:
             credit_NT[at] *= weight_NT[at]
-        states.loss(credit_NT[at, :width]).backward()
+        loss, own_M = states.loss_and_logp(credit_NT[at, :width])
+        loss.backward()
+        own_NT[at, :width] = states.dense(own_M)
     if live and idle_N.any():
         logp_NT[idle_N] = no_grad_pass(logprobs, rows, shape_QKT[2], _only(micro, idle_N))[0][idle_N]
     if idle_N.all():  # nobody pushed, and the optimizer's moments go on all the same
         for weight in logprobs.model.parameters():
             if weight.requires_grad and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-    return Pushed(logp_QKT, credit_QKT, sum(map(float, parts_J), J))
+    return Pushed(logp_QKT, credit_QKT, sum(map(float, parts_J), J), own_NT.view(shape_QKT))
 
 
 def _idle(objective: Objective, plan: Plan) -> Tensor:

@@ -132,7 +132,7 @@ class Workers:
                 self._change.wait()
             if self._closed:
                 return []
-            share = min(AT_ONCE, len(self._queue) // (2 * len(self._threads)))
+            share = min(AT_ONCE, -(-len(self._queue) // len(self._threads)))
             items: list[_Item] = []
             size = 0
             while self._queue and (not items or len(items) < share):

@@ -5,35 +5,38 @@
 void norm(const float *x, const float *w, float *out, float *scale, int64_t first, int64_t last, int64_t size, float eps);
 void gated(const float *gate, const float *up, float *out, int64_t first, int64_t last);
 
-/* Rows first to last - 1 append a token at column length[row], then attend to it and to at most window - 1 columns
-   before. Keys lie 16 columns at a time, dimension by dimension; values column by column. Columns lie in chunks of so many; a
-   chunk of all rows and groups is followed, stride floats on, by the next chunk of all. What is read lies dense. */
+/* Rows first to last - 1, whose past is at place[row], append a token at column length[row], then attend to it and to at
+   most window - 1 columns before. Keys lie 16 columns at a time, dimension by dimension; values column by column. Columns lie in
+   chunks of so many; a chunk of all places and groups is followed, stride floats on, by the next chunk of all. What is read
+   lies dense. */
 void look_back(const float *q, const float *k, const float *v, const float *qw, const float *kw, const float *cos,
-               const float *sin, float *keys, float *values, const int64_t *length, float *out, float *share, int64_t first,
-               int64_t last, int64_t heads, int64_t groups, int64_t room, int64_t chunk, int64_t stride, int64_t window,
-               float scale, float eps) {
-    int64_t ahead = groups * chunk * SIZE;
+               const float *sin, float *keys, float *values, const int64_t *place, const int64_t *length, float *out,
+               float *share, int64_t first, int64_t last, int64_t heads, int64_t groups, int64_t room, int64_t chunk,
+               int64_t stride, int64_t window, float scale, float eps) {
+    int64_t a_row = groups * chunk * SIZE;
     for (int64_t row = first; row < last; row++) {
-        int64_t at = length[row], seen = at + 1, from = seen > window ? seen - window : 0;
+        int64_t at = length[row], seen = at + 1, from = seen > window ? seen - window : 0, mine = place[row] * a_row;
+        int64_t ahead = row + 1 < last ? place[row + 1] * a_row - mine : 0;
         const float *c = cos + at * SIZE, *n = sin + at * SIZE;
-        for (int64_t block = row * groups; block < (row + 1) * groups; block++) {
-            float turned[SIZE], *K = keys + block * chunk * SIZE + at / chunk * stride;
-            turn_head(k + block * SIZE, kw, c, n, turned, eps);
+        for (int64_t g = 0; g < groups; g++) {
+            int64_t column = mine + g * chunk * SIZE + at / chunk * stride;
+            float turned[SIZE], *K = keys + column;
+            turn_head(k + (row * groups + g) * SIZE, kw, c, n, turned, eps);
             for (int64_t d = 0; d < SIZE; d++) K[at % chunk / LANES * LANES * SIZE + d * LANES + at % LANES] = turned[d];
-            memcpy(values + block * chunk * SIZE + at / chunk * stride + at % chunk * SIZE, v + block * SIZE, SIZE * sizeof *v);
+            memcpy(values + column + at % chunk * SIZE, v + (row * groups + g) * SIZE, SIZE * sizeof *v);
         }
         for (int64_t head = 0; head < heads; head += TILE) {
             float Q[TILE][SIZE], sums[TILE];
-            int64_t place[TILE];
+            int64_t block[TILE];
             for (int t = 0; t < TILE; t++) {
                 int64_t h = head + t < heads ? head + t : heads - 1; /* the last may be computed more than once */
                 turn_head(q + (row * heads + h) * SIZE, qw, c, n, Q[t], eps);
-                place[t] = (row * groups + h / (heads / groups)) * chunk * SIZE;
+                block[t] = mine + h / (heads / groups) * chunk * SIZE;
             }
             for (int64_t s = from / LANES * LANES; s < seen; s += LANES) {
                 wide score[TILE] = {zero};
                 const float *K[TILE];
-                for (int t = 0; t < TILE; t++) K[t] = keys + place[t] + s / chunk * stride + s % chunk * SIZE;
+                for (int t = 0; t < TILE; t++) K[t] = keys + block[t] + s / chunk * stride + s % chunk * SIZE;
                 for (int64_t d = 0; d < SIZE; d++)
                     for (int t = 0; t < TILE; t++) {
                         score[t] += Q[t][d] * *(const wide *)(K[t] + d * LANES);
@@ -51,8 +54,8 @@ void look_back(const float *q, const float *k, const float *v, const float *qw, 
                 for (int64_t s = start; s < stop; s++, V += SIZE)
                     for (int t = 0; t < TILE; t++)
                         for (int i = 0; i < PARTS; i++) {
-                            sum[t][i] += share[t * room + s] * *(const wide *)(V + place[t] + i * LANES);
-                            __builtin_prefetch(V + place[t] + i * LANES + ahead, 0, 2);
+                            sum[t][i] += share[t * room + s] * *(const wide *)(V + block[t] + i * LANES);
+                            __builtin_prefetch(V + block[t] + i * LANES + ahead, 0, 2);
                         }
                 start = stop;
             }
@@ -98,7 +101,8 @@ static inline float *after(float *region, int64_t rows, int64_t size) {
 
 /* Rows first to last - 1 take in a token each and give the logits of the next. ``work`` has room for so many rows of
    hidden twice, a scale, queries, keys and values twice, inner twice, and for the shares of TILE heads. */
-void step(const Model *m, const int64_t *token, const int64_t *length, float *logits, float *work, int64_t first, int64_t last) {
+void step(const Model *m, const int64_t *token, const int64_t *place, const int64_t *length, float *logits, float *work,
+          int64_t first, int64_t last) {
     int rows = last - first, E = m->hidden, F = m->inner, Q = m->heads * SIZE, G = m->groups * SIZE;
     float *h = work, *x = after(h, rows, E), *scale = after(x, rows, E), *q = after(scale, rows, 1), *k = after(q, rows, Q);
     float *v = after(k, rows, G), *out = after(v, rows, G), *gate = after(out, rows, Q), *up = after(gate, rows, F);
@@ -111,9 +115,9 @@ void step(const Model *m, const int64_t *token, const int64_t *length, float *lo
         linear(m->sgemm, x, layer->q, layer->q_bias, q, rows, E, Q, 0);
         linear(m->sgemm, x, layer->k, layer->k_bias, k, rows, E, G, 0);
         linear(m->sgemm, x, layer->v, layer->v_bias, v, rows, E, G, 0);
-        look_back(q, k, v, layer->q_norm, layer->k_norm, m->cos, m->sin, layer->keys + first * m->groups * m->chunk * SIZE,
-                  layer->values + first * m->groups * m->chunk * SIZE, length + first, out, share, 0, rows, m->heads, m->groups,
-                  m->room, m->chunk, m->stride, layer->window, m->scale, m->eps);
+        look_back(q, k, v, layer->q_norm, layer->k_norm, m->cos, m->sin, layer->keys, layer->values, place + first,
+                  length + first, out, share, 0, rows, m->heads, m->groups, m->room, m->chunk, m->stride, layer->window, m->scale,
+                  m->eps);
         linear(m->sgemm, out, layer->o, layer->o_bias, h, rows, Q, E, 1);
         norm(h, layer->after, x, scale, 0, rows, E, m->eps);
         linear(m->sgemm, x, layer->gate, layer->gate_bias, gate, rows, E, F, 0);

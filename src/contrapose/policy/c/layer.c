@@ -11,7 +11,7 @@ void norm(const float *x, const float *w, float *out, float *scale, int64_t firs
     }
 }
 
-/* The way back; dw has LANES rows, of which row r of x adds to r % LANES. Their sum is in the first then. */
+/* The way back; row r of x adds to row r % LANES of dw. */
 static inline void norm_row_back(const float *g, const float *x, const float *w, float s, float *dx, float *dw, int64_t size) {
     narrow sums = {0};
     float y[NARROW];
@@ -28,17 +28,20 @@ static inline void norm_row_back(const float *g, const float *x, const float *w,
     }
 }
 
-/* The sums of LANES rows, folded in halves into the first. */
-static void fold_rows(float *dw, int64_t size) {
+/* The sums of LANES rows, folded in halves. */
+static void fold_rows(float *rows, float *dw, int64_t size) {
     for (int64_t half = LANES / 2; half; half /= 2)
-        for (int64_t i = 0; i < half * size; i++) dw[i] += dw[i + half * size];
+        for (int64_t i = 0; i < half * size; i++) rows[i] += rows[i + half * size];
+    memcpy(dw, rows, size * sizeof *dw);
 }
 
 void norm_back(const float *g, const float *x, const float *w, const float *scale, float *dx, float *dw, int64_t first,
                int64_t last, int64_t size) {
+    float sums[LANES * size];
+    memset(sums, 0, sizeof sums);
     for (int64_t row = first; row < last; row++)
-        norm_row_back(g + row * size, x + row * size, w, scale[row], dx + row * size, dw + row % LANES * size, size);
-    fold_rows(dw, size);
+        norm_row_back(g + row * size, x + row * size, w, scale[row], dx + row * size, sums + row % LANES * size, size);
+    fold_rows(sums, dw, size);
 }
 
 static inline wide sigmoid(wide x) {
@@ -75,6 +78,7 @@ void turn(const float *x, const float *w, const float *cos, const float *sin, co
 
 void turn_back(const float *g, const float *x, const float *w, const float *cos, const float *sin, const int64_t *position,
                const float *scale, float *dx, float *dw, int64_t first, int64_t last, int64_t heads) {
+    float sums[LANES * SIZE] = {0};
     for (int64_t row = first; row < last; row++) {
         const float *c = cos + position[row] * SIZE, *s = sin + position[row] * SIZE;
         for (int64_t head = row * heads; head < (row + 1) * heads; head++) {
@@ -84,8 +88,8 @@ void turn_back(const float *g, const float *x, const float *w, const float *cos,
                 y[d] = G[d] * c[d] + G[d + HALF] * s[d + HALF];
                 y[d + HALF] = G[d + HALF] * c[d + HALF] + G[d] * s[d];
             }
-            if (w) norm_row_back(y, x + head * SIZE, w, scale[head], dx + head * SIZE, dw + head % LANES * SIZE, SIZE);
+            if (w) norm_row_back(y, x + head * SIZE, w, scale[head], dx + head * SIZE, sums + head % LANES * SIZE, SIZE);
         }
     }
-    fold_rows(dw, SIZE);
+    if (w) fold_rows(sums, dw, SIZE);
 }
