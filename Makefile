@@ -22,6 +22,7 @@ peers: .venv-trl/installed .venv-verl/installed
 
 speed: .venv-trl/installed
 	.venv-trl/bin/python benchmarks/speed.py runs/speed --out runs/speed.json
+	.venv-trl/bin/python benchmarks/accuracy.py --out runs/accuracy.json
 	.venv-trl/bin/python benchmarks/scaling.py --out runs/scaling.json
 
 mutants: $(VENV)/installed

@@ -2,7 +2,6 @@
 
     python benchmarks/speed.py FOLDER                     # three models on 1 and 2 threads; FOLDER keeps the models
     python benchmarks/speed.py FOLDER --shapes A --threads 1 --only rollouts,step --rounds 3
-    python benchmarks/speed.py FOLDER --accuracy          # and the seconds until 70 % are solved, minutes more
     python benchmarks/speed.py FOLDER --tiny              # whether it runs
 
 A is the abacus base model, B has 1 M parameters, C 12 M; B and C learn abacus's habits first, once. All sides have the
@@ -24,7 +23,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +43,6 @@ PEERS = (GENERATE, TRL)
 HAS_TRL = all(find_spec(name) for name in ("trl", "datasets"))
 FIXED = f"rollouts of {LIMIT} tokens, tokens/s"
 MORE_IS_BETTER = ("rollouts, tokens/s", "rollouts, 4x the prompts, tokens/s", FIXED)
-GOAL, SEEDS, MOST = 0.7, 5, 60
 
 Side = tuple[str, Callable[[int], dict[str, float]]]
 """A name, and a function of the round: values by measure."""
@@ -164,36 +161,10 @@ def held(what: str) -> int:
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith(what)))
 
 
-def accuracy(tiny: bool) -> dict[str, Any]:
-    """Seconds of training until ``GOAL`` of 200 validation problems are solved, asked after each step off the clock."""
-    shape, most = (SHAPES["tiny"], 2) if tiny else (SHAPES["A"], MOST)
-    found: dict[str, list[dict[str, Any]]] = {}
-    for seed in range(1 if tiny else SEEDS):
-        config = our_side.settings("abacus", shape.prompts, seed)
-        exam = our_side.exam(config, 8 if tiny else 200)
-        sides = {OURS: partial(our_side.train_batches, config, most)}
-        if HAS_TRL:
-            import trl_side
-
-            made = load_model(str(abacus.BASE_MODEL)), load_tokenizer(str(abacus.BASE_MODEL))
-            drawn, rows = our_side.drawn(config, most), shape.rollouts // UPDATES
-            sides[TRL] = partial(trl_side.train_batches, config, *made, drawn, most, rows)
-        for side, train in list(sides.items())[:: -1 if seed % 2 else 1]:
-            curve: list[float] = []
-
-            def each(_: int, model: Any, curve: list[float] = curve, exam: Any = exam) -> bool:
-                curve.append(exam(model))
-                return curve[-1] >= GOAL
-
-            steps = train(each=each)
-            whole = {key: sum(step[key] for step in steps) for key in ("seconds", "tokens")}
-            found.setdefault(side, []).append({"reached": curve[-1] >= GOAL, **whole, "accuracy": curve})
-    return found
-
-
 def child(asked: argparse.Namespace, threads: int, *part: str, **environment: str) -> Any:
     """What a process of its own finds, on as many processors as threads."""
     own = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    own |= {"GOMP_SPINCOUNT": "10000"}  # as the command line has it; TRL is as fast with it as without
     quiet = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, __file__, str(asked.folder), "--threads", str(threads), "--rounds", str(asked.rounds)]
     command += ["--only", asked.only, *(["--tiny"] if asked.tiny else []), "--part", *part]
@@ -210,7 +181,7 @@ def run_part(asked: argparse.Namespace) -> Any:
     torch.set_num_threads(threads)
     if part == "rounds":
         return rounds(of[0], asked.folder, asked.rounds, asked.only.split(","))
-    return memory(of[0], asked.tiny) if part == "memory" else accuracy(asked.tiny)
+    return memory(of[0], asked.tiny)
 
 
 def machine() -> dict[str, Any]:
@@ -270,11 +241,6 @@ def show(asked: argparse.Namespace) -> dict[str, Any]:
         size = (SHAPES["tiny"] if asked.tiny else WIDE).vocabulary
         print(f"\npeak memory of updates, {size:,} tokens in the vocabulary, MiB")
         print(*(f"{side:<68}{shown(size / 2**20):>10}" for side, size in out["memory"].items()), sep="\n", flush=True)
-    if asked.accuracy:
-        out["accuracy"] = child(asked, asked.threads[0], "accuracy")
-        print(f"\nseconds of training until {GOAL:.0%} of validation problems are solved, by seed")
-        for side, runs in out["accuracy"].items():
-            print(f"{side:<38}", *(f"{run['seconds']:.1f} s in {len(run['accuracy'])} steps" for run in runs), sep="  ")
     return out
 
 
@@ -285,7 +251,6 @@ if __name__ == "__main__":
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="rollouts,step,memory", help="some of these, with commas between")
-    parser.add_argument("--accuracy", action="store_true", help="and the seconds until most problems are solved")
     parser.add_argument("--tiny", action="store_true", help="one small model, one round")
     parser.add_argument("--out", type=Path, help="a file for the raw numbers, as JSON")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
