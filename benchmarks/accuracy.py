@@ -3,9 +3,10 @@
     python benchmarks/accuracy.py                         # 10 seeds of 14 steps on both sides, ten minutes
     python benchmarks/accuracy.py --tiny                  # whether it runs
 
-GRPO from the abacus base model at the settings of speed.py, one thread. After each step 200 validation problems are
-asked, off the clock. One run passes a goal some steps sooner or later than another by luck, so the time is that at
-which the mean over seeds passes it; intervals of ratios are of seeds drawn again, with both runs of each.
+GRPO from the abacus base model at the settings of speed.py, one thread; TRL takes the rows of an update at once. After
+each step 200 validation problems are asked, off the clock. One run passes a goal some steps sooner or later than
+another by luck, so the time is that at which the mean over seeds passes it; intervals of ratios are of seeds drawn
+again, with both runs of each.
 """
 
 from __future__ import annotations

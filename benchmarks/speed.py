@@ -32,6 +32,7 @@ import our_side
 import torch
 from our_side import LIMIT, NEVER, SHAPES, UPDATES, WIDE, K, Shape
 
+from contrapose.cli import SPIN_COUNT
 from contrapose.policy.model import load_model, load_tokenizer
 from contrapose.prompts import abacus
 from contrapose.train.facts import facts
@@ -164,7 +165,7 @@ def held(what: str) -> int:
 def child(asked: argparse.Namespace, threads: int, *part: str, **environment: str) -> Any:
     """What a process of its own finds, on as many processors as threads."""
     own = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-    own |= {"GOMP_SPINCOUNT": "10000"}  # as the command line has it; TRL is as fast with it as without
+    own |= {"GOMP_SPINCOUNT": SPIN_COUNT}  # as the command line has it; TRL is as fast with it as without
     quiet = {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, __file__, str(asked.folder), "--threads", str(threads), "--rounds", str(asked.rounds)]
     command += ["--only", asked.only, *(["--tiny"] if asked.tiny else []), "--part", *part]

@@ -11,11 +11,14 @@ from contrapose.cli.app import app, plain, terminal
 from contrapose.report.log import WriteFailed
 from contrapose.types import ContraposeError
 
+SPIN_COUNT = "10000"
+"""How often torch's threads that wait look for work before they sleep: some tens of microseconds."""
+
 
 def main() -> None:
     """Run the command line; errors a user can mend are one line and an exit code."""
     # threads that wait give way to other programs sooner: as fast on a free machine, several times so on a busy one
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     try:
         app()
     except ContraposeError as error:

@@ -114,8 +114,9 @@ class LlamaDecoder:
 
     def free(self, rows: Sequence[int]) -> None:
         """See ``Decoder.free``. A row that nobody asks for goes on without a past."""
+        freed_N = put(rows, self.device)
         for x_N in (self._length_N, self._grows_N):
-            x_N.index_fill_(0, put(rows, self.device), 0)
+            x_N.index_fill_(0, freed_N, 0)
 
     def keep(self, rows: Sequence[int]) -> None:
         """See ``Decoder.keep``."""

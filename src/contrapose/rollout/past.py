@@ -118,11 +118,11 @@ class ChunkedPast:
     def write(self, layer: int, rows_N: Tensor, k_PSGD: Tensor, v_PSGD: Tensor) -> None:
         """See ``Past.write``."""
         keys, values = self.layers[layer]
-        width = self.width
+        width, place_N = self.width, self.place_R[rows_N]
         for past, x_PSGD, order in ((keys, k_PSGD, (0, 1, 4, 2, 5, 3)), (values, v_PSGD, (0, 1, 4, 2, 3, 5))):
             x = F.pad(x_PSGD, (0, 0, 0, 0, 0, -x_PSGD.shape[1] % width)).unflatten(1, (-1, self._wide, LANES))
             for chunk, filled in zip(past, x.permute(order).contiguous().unbind(1), strict=False):
-                chunk.index_copy_(0, self.place_R[rows_N], cloned(filled, rows_N))
+                chunk.index_copy_(0, place_N, cloned(filled, rows_N))
 
     def look_back(self, layer: int, q_NHD: Tensor, k_NGD: Tensor, v_NGD: Tensor, length_N: Tensor, seen: int) -> Tensor:
         """See ``Past.look_back``."""

@@ -90,7 +90,7 @@ def _begin(run: Run, step: int) -> Work:
             run.rollouts.append(group_row(step + 1, group, fate))
     work = Work(drawn, None, config.batch.updates, seconds_rollout=sampled - start)
     if drawn.accepted:
-        work.batch, work.facts["entropy"] = collate(
+        work.batch, work.facts["entropy"] = collate(  # 17
             drawn.accepted,
             run.logprobs,
             max_tokens=config.batch.max_tokens,

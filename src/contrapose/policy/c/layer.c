@@ -11,7 +11,7 @@ void norm(const float *x, const float *w, float *out, float *scale, int64_t firs
     }
 }
 
-/* The way back; row r of x adds to row r % LANES of dw. */
+/* The way back of a row, which adds to dw. */
 static inline void norm_row_back(const float *g, const float *x, const float *w, float s, float *dx, float *dw, int64_t size) {
     narrow sums = {0};
     float y[NARROW];
@@ -35,6 +35,7 @@ static void fold_rows(float *rows, float *dw, int64_t size) {
     memcpy(dw, rows, size * sizeof *dw);
 }
 
+/* Row r adds to one of LANES sums, the one of number r % LANES; so do heads below. */
 void norm_back(const float *g, const float *x, const float *w, const float *scale, float *dx, float *dw, int64_t first,
                int64_t last, int64_t size) {
     float sums[LANES * size];
