@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 
-.PHONY: demo test soak lint slow gym peers mutants speed clean
+.PHONY: demo test soak lint slow gym peers trackers mutants speed clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/contrapose train
@@ -19,6 +19,9 @@ gym: $(VENV)/installed
 peers: .venv-trl/installed .venv-verl/installed
 	.venv-trl/bin/pytest -o addopts= -m slow tests/peers/test_trl.py
 	.venv-verl/bin/pytest -o addopts= -m slow tests/peers/test_verl.py
+
+trackers: .venv-trackers/installed
+	.venv-trackers/bin/pytest -o addopts= tests/train/test_tracking.py
 
 speed: .venv-trl/installed
 	.venv-trl/bin/python benchmarks/speed.py runs/speed --out runs/speed.json
@@ -39,10 +42,12 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(VENV)/bin/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
+packages-trackers := wandb tensorboard trackio
+
 .venv-%/installed: pyproject.toml constraints-%.txt
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install -q -c constraints-$*.txt -e . pytest $*
+	.venv-$*/bin/pip install -q -c constraints-$*.txt -e . pytest $(or $(packages-$*),$*)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-trl .venv-verl runs
+	rm -rf $(VENV) .venv-trl .venv-verl .venv-trackers runs

@@ -169,6 +169,7 @@ class Config(Section):
 
     seed: int = Field(0, ge=-(2**63), lt=2**63)
     steps: int = Field(50, gt=0)
+    tracking: Literal["none", "wandb", "tensorboard", "trackio"] = "none"  # who is sent the metrics too
     objective: ObjectiveConfig = ObjectiveConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()

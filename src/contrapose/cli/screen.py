@@ -60,6 +60,10 @@ class Screen:
         """A line that stays."""
         self.console.print(escape(line), soft_wrap=True, highlight=False)
 
+    def on_note(self, line: str) -> None:
+        """Something that a person should know."""
+        self.log(f"note       {line}")
+
     def started_at(self, step: int) -> None:
         """The run begins, or goes on, after ``step`` finished steps."""
         self._progress.update(self._training, completed=step)

@@ -73,6 +73,7 @@ def _train(config: Config, folder: Path, resume: bool, readmit: list[str]) -> in
         run = Run(config, folder, resume=resume)
     screen = Screen(console, config.steps)
     run.on_group, run.on_eval, run.on_trained = screen.on_eval_group, screen.on_eval, screen.on_trained
+    run.on_note = screen.on_note
     for line in run.describe():
         screen.log(line)
     with run, screen:

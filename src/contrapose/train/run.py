@@ -33,6 +33,7 @@ from contrapose.train.parts import (
     refuse_long,
 )
 from contrapose.train.stop import StopRequest
+from contrapose.train.tracking import Tracking
 from contrapose.train.work import Work
 from contrapose.types import ContraposeError, Now
 
@@ -45,10 +46,10 @@ BF16_NOTE = (
 class Run:
     """Everything a loop needs: policy, engine, verifier, pool, optimizer, schedules, and the files of the run.
 
-    A context: inside it Ctrl-C and SIGTERM ask for a stop. ``step`` counts finished steps, ``updates`` optimizer
-    steps; ``work`` is a step that was begun; ``history`` has the rows of ``metrics.jsonl``. With ``resume`` it goes on
-    from the newest whole checkpoint in ``folder``, from the beginning where there is none yet, and the jsonl files are
-    cut back to it, so that no row stands twice. No two processes have one folder.
+    A context: inside it Ctrl-C and SIGTERM ask for a stop, and the tracker is open. ``step`` counts finished steps,
+    ``updates`` optimizer steps; ``work`` is a step that was begun; ``history`` has the rows of ``metrics.jsonl``. With
+    ``resume`` it goes on from the newest whole checkpoint in ``folder``, from the beginning where there is none yet,
+    and the jsonl files are cut back to it, so that no row stands twice. No two processes have one folder.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class Run:
         on_group: Callable[[int], None] = lambda problems: None,
         on_eval: Callable[[dict[str, Any]], None] = lambda row: None,
         on_trained: Callable[[dict[str, Any]], None] = lambda row: None,
+        on_note: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.config, self.folder = config, folder
-        self.on_group, self.on_eval, self.on_trained = on_group, on_eval, on_trained
+        self.on_group, self.on_eval, self.on_trained, self.on_note = on_group, on_eval, on_trained, on_note
         self.notes = [BF16_NOTE] if config.model.dtype == "bfloat16" else []
         self.stop = StopRequest()
+        self._tracking = Tracking(config.tracking, self._note)
         self._files: list[JsonLines] = []
         try:
             self._build(resume)
@@ -146,11 +149,15 @@ class Run:
         def sync(folder: Path) -> None:
             self.engine.sync(load_model(folder, self.config.model.dtype))
 
+        def done(row: dict[str, Any]) -> None:
+            self._tracking.evaluation(self.evaluations.answers(row["step"], row["data"]).name, row)
+            self.on_eval(row)
+
         self.engine.sync(self.model)
-        self.evaluations.run(self.step, self.engine, save, each, self.on_eval)
+        self.evaluations.run(self.step, self.engine, save, each, done)
         if self.step == self.config.steps:
             try:
-                self.evaluations.run_chosen(self.engine, sync, each, self.on_eval)
+                self.evaluations.run_chosen(self.engine, sync, each, done)
             finally:
                 self.engine.sync(self.model)
 
@@ -165,9 +172,10 @@ class Run:
         return back
 
     def write_metrics(self, row: dict[str, Any]) -> None:
-        """Add a row to ``metrics.jsonl`` and to the history."""
+        """Add a row to ``metrics.jsonl`` and to the history, and send it to the tracker."""
         self.metrics.append(row)
         self.history.append(row)
+        self._tracking.step(row)
 
     def checkpoint_if_due(self) -> None:
         """Save every ``checkpoint.every`` steps, and after the last one."""
@@ -209,12 +217,22 @@ class Run:
         return self.folder / "model"
 
     def __enter__(self) -> Run:
+        try:
+            self._tracking.open(self.folder, {**self.config.model_dump(mode="json"), "run": self.facts}, self.step)
+        except BaseException:
+            self._close()
+            raise
         self.stop.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         self.stop.__exit__()
         self._close()
+        self._tracking.close(failed=kind is not None)
+
+    def _note(self, line: str) -> None:
+        self.notes.append(line)
+        self.on_note(line)
 
     def _forget(self) -> None:
         self.evaluations.forget([checkpoint.step_of(folder) for folder in checkpoint.saved(self.folder)])
@@ -262,7 +280,8 @@ class Run:
         self.work = Work.load(found, self.model.device)
         self._saved = self._place()
         self.notes += changes(state["run"], self.facts)
-        self.notes += changes(state["settings"], self.config.model_dump(mode="json"))
+        settings = self.config.model_dump(mode="json")
+        self.notes += changes(state["settings"] | {"tracking": self.config.tracking}, settings)  # it changes no run
         if state["data"] != self.fingerprint:
             self.notes.append(
                 "the prompts are not those of the checkpoint: the run goes on with what the data hold now"
