@@ -138,6 +138,12 @@ class Group:
         return sum(v.correct for v in self.verdicts)
 
     @property
+    def mixed(self) -> bool:
+        """Whether its rewards differ."""
+        rewards = [v.reward for v in self.verdicts]
+        return max(rewards) - min(rewards) > SAME_REWARD
+
+    @property
     def tokens(self) -> int:
         """What the group cost, cancelled rollouts included."""
         return sum(len(r.tokens) for r in (*self.rollouts, *self.cancelled))

@@ -6,8 +6,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer, save_model, torch_dtype
+from contrapose.policy.model import (
+    context_length,
+    eos_ids,
+    load_model,
+    load_tokenizer,
+    pieces,
+    save_model,
+    torch_dtype,
+)
 from contrapose.types import ContraposeError
 from models import PLAIN, tiny, tokenizer
 
@@ -269,3 +279,31 @@ def test_weights_are_no_view_of_their_file(tmp_path, dtype):
         file.seek(-4096, 2)
         file.write(b"\1" * 4096)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def bytes_tokenizer():
+    """A byte-level BPE without merges: whatever is not ASCII takes several tokens."""
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate([*sorted(letters), "<eos>"])}, []))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")
+
+
+@pytest.mark.parametrize("text", ["", "a b", "\u00e9\u65e5\U0001f600!", "nul \x00 <eos>", r"\boxed{1}"])
+def test_every_token_has_its_piece_of_the_text(bytes_tokenizer, text):
+    tokens = bytes_tokenizer.encode(text, add_special_tokens=False)
+    found = pieces(bytes_tokenizer, tokens)
+    assert len(found) == len(tokens)
+    assert "".join(found) == text
+
+
+def test_a_character_belongs_to_its_last_token_and_one_that_is_cut_off_is_none(bytes_tokenizer):
+    tokens = bytes_tokenizer.encode("a\U0001f600", add_special_tokens=False)
+    assert pieces(bytes_tokenizer, tokens) == ["a", "", "", "", "\U0001f600"]
+    assert "".join(pieces(bytes_tokenizer, tokens[:-1])) == bytes_tokenizer.decode(tokens[:-1])
+
+
+def test_a_tokenizer_without_a_backend_says_each_token_alone():
+    alone = SimpleNamespace(decode=lambda tokens: "".join(chr(97 + t) for t in tokens))
+    assert pieces(alone, [0, 1, 2]) == ["a", "b", "c"]

@@ -21,7 +21,7 @@ def whole(zygote, tmp_path_factory):
     ("limit", "name"),
     [
         (1_000, "config.toml"),
-        (1_500, "evaluations/step-000000/"),
+        (2_500, "evaluations/step-000000/"),
         (13_000, "rollouts.jsonl"),
         (1_000_000, "checkpoints/step-000002"),  # its weights
         (2_000_000, "checkpoints/step-000002"),  # its moments

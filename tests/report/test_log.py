@@ -36,6 +36,13 @@ def test_rows_are_appended_a_line_each(path):
     assert path.read_bytes().count(b"\n") == 3
 
 
+def test_what_could_not_replace_a_file_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(WriteFailed):
+        write_json(tmp_path / "taken", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_a_row_can_be_read_as_soon_as_it_is_written(path):
     with closing(JsonLines(path)) as lines:
         for step in range(3):

@@ -352,9 +352,14 @@ def test_the_run_folder_holds_what_is_promised(whole):
     assert len(kept) == sum(m["accepted_groups"] for m in metrics) == 16
     assert all(g["fate"] == "train" for g in kept)
     detailed = [g for g in groups if "token_credit" in g]
+    assert [g["step"] for g in detailed] == [m["step"] for m in metrics if m["accepted_groups"]]
     for group in detailed:
-        for ids, logp, credit in zip(group["token_ids"], group["logp"], group["token_credit"], strict=True):
-            assert len(ids) == len(logp) == len(credit)
+        for r, ids, logp, credit, pieces in zip(
+            *(group[key] for key in ("rollouts", "token_ids", "logp", "token_credit", "pieces")), strict=True
+        ):
+            assert len(ids) == len(logp) == len(credit) == len(pieces)
+            assert "".join(pieces).removesuffix("<eos>") == r["text"]
+            assert sum(credit) == pytest.approx(r["credit"], rel=1e-4, abs=1e-8)
         assert set(group["others"]) == set(ZOO) - {name}
     assert (folder / "config.toml").read_text().count("[run]") == 1
 

@@ -173,6 +173,7 @@ EXTRAS = {
     "pyarrow": "parquet files: pip install 'contrapose[hub]'",
     "datasets": "data sets of the hub: pip install 'contrapose[hub]'",
     "reasoning-gym": "its tasks' own scorers: pip install 'contrapose[gym]'",
+    "matplotlib": "contrapose report --figures: pip install 'contrapose[figures]'",
     "wandb": "tracking = wandb: pip install 'contrapose[wandb]'",
     "tensorboard": "tracking = tensorboard: pip install 'contrapose[tensorboard]'",
     "trackio": "tracking = trackio: pip install 'contrapose[trackio]'",

@@ -66,6 +66,7 @@ def _train(config: Config, folder: Path, resume: bool, readmit: list[str]) -> in
     with console.status("loading") if console.is_terminal else nullcontext():
         from contrapose.cli.screen import Screen
         from contrapose.cli.tables import evaluation_table
+        from contrapose.evaluate.report import REPORT
         from contrapose.train.loop import train as loop
         from contrapose.train.run import Run
 
@@ -97,6 +98,8 @@ def _train(config: Config, folder: Path, resume: bool, readmit: list[str]) -> in
     for columns in run.evaluations.tests():
         console.print(evaluation_table(columns))
     screen.log(f"run    {folder}\nmodel  {model}")
+    if (page := folder / REPORT).exists():
+        screen.log(f"report {page}")
     if choice := run.evaluations.choice():
         screen.log(f"best   {run.evaluations.best(choice['step'])}: {choice['rule']}")
     return 0

@@ -6,6 +6,8 @@ positives, so that objectives can be told apart by them; a group without both is
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -41,11 +43,14 @@ def auc(x_QK: Tensor, side_QK: Tensor) -> Tensor:
 
 
 def p_positive(score_QK: Tensor, plan: Plan, tau: float) -> Tensor:
-    """``P_i+ = e^{s_i/tau} / (e^{s_i/tau} + sum_j e^{s_j/tau})`` of every positive, margin included (ConSPO Eq. 11)."""
+    """``P_i+ = e^{s_i/tau} / (e^{s_i/tau} + sum_j e^{s_j/tau})`` of every positive (ConSPO Eq. 11), ``[Q, K]``.
+
+    ``score_QK`` is with its margin. NaN for what is no positive, or has no negative beside it.
+    """
     logit_QK = score_QK / tau
     above_QK = logit_QK - log_sum_exp(logit_QK, plan.side_QK < 0).unsqueeze(1)
     alive_Q1 = (plan.side_QK < 0).any(1, keepdim=True)
-    return torch.sigmoid(above_QK)[(plan.side_QK > 0) & alive_Q1]
+    return torch.sigmoid(above_QK).masked_fill(~((plan.side_QK > 0) & alive_Q1), math.nan)
 
 
 def effective_negatives(credit_QK: Tensor, plan: Plan) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -109,6 +110,21 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     """Write ``model`` and ``tokenizer`` as a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
     model.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))
+
+
+def pieces(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> list[str]:
+    """The text of each of ``tokens``, together that of all; the last token of a character has the whole of it."""
+    from tokenizers.decoders import DecodeStream
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return [str(tokenizer.decode([token])) for token in tokens]
+    stream = DecodeStream(skip_special_tokens=False)
+    found = [stream.step(backend, token) or "" for token in tokens]
+    rest = backend.decode(list(tokens), skip_special_tokens=False)[
+        len("".join(found)) :
+    ]  # a character that was cut off
+    return [*found[:-1], found[-1] + rest] if found else []
 
 
 def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from contrapose.types import ContraposeError
-
-T = TypeVar("T")
+from contrapose.report.rows import Part, parsed, whole_lines
 
 
-class _Part(BaseModel):
-    """What is read of a row; a row has more."""
-
-    model_config = ConfigDict(strict=True)
-
-
-class _Filtered(_Part):
+class _Filtered(Part):
     too_hard: int
     too_easy: int
     mastered: int
 
 
-class _Step(_Part):
+class _Step(Part):
     step: int
     generated_tokens: int
     kept_tokens: int
@@ -37,11 +29,11 @@ class _Step(_Part):
     accepted_groups: int
 
 
-class _Test(_Part):
+class _Test(Part):
     step: int
     data: str
     split: str
-    accuracy: dict[str, float]
+    accuracy: dict[str, float | None]  # of one sample a problem there is no sampling error
 
 
 @dataclass(frozen=True)
@@ -70,27 +62,13 @@ def ledger(run: Path, budget: float = float("inf")) -> Ledger:
 
     Raises ContraposeError for what is no run folder, or one that another version wrote.
     """
-    try:
-        *lines, _ = (run / "metrics.jsonl").read_bytes().split(b"\n")  # a run that goes on may be writing the last one
-        evaluations = (run / "eval.json").read_bytes() if (run / "eval.json").exists() else b"[]"
-    except OSError as error:
-        raise ContraposeError(f"{run}: not the folder of a run (contrapose train --out): {error}") from None
-    steps = [_read(_STEP, line, run, f"metrics.jsonl:{number}") for number, line in enumerate(lines, 1)]
-    return _ledger(steps, _read(_TESTS, evaluations, run, "eval.json"), budget)
+    lines = whole_lines(run / "metrics.jsonl")
+    steps = [parsed(_STEP, line, run, f"metrics.jsonl:{number}") for number, line in lines]
+    evaluations = (run / "eval.json").read_bytes() if (run / "eval.json").exists() else b"[]"
+    return _ledger(steps, parsed(_TESTS, evaluations, run, "eval.json"), budget)
 
 
 _STEP, _TESTS = TypeAdapter(_Step), TypeAdapter(list[_Test])
-
-
-def _read(what: TypeAdapter[T], text: bytes, run: Path, place: str) -> T:
-    try:
-        return what.validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        other = first["type"] != "json_invalid"
-        fault = "not written by this version" if other else "not the folder of a run (contrapose train --out)"
-        raise ContraposeError(f"{run}: {fault}: {place}: {key + ': ' if key else ''}{first['msg']}") from None
 
 
 def _ledger(rows: list[_Step], evaluations: list[_Test], budget: float) -> Ledger:

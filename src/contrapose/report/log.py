@@ -115,9 +115,14 @@ def replace_text(path: Path, text: str) -> None:
     """As ``write_json``, of any text."""
     beside = path.with_name(f".{path.name}.part")
     with on_disk(path):
-        beside.write_text(text, encoding="utf-8")
-        sync(beside)
-        os.replace(beside, path)
+        try:
+            beside.write_text(text, encoding="utf-8")
+            sync(beside)
+            os.replace(beside, path)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink()
+            raise
         sync(path.parent)
 
 

@@ -227,7 +227,8 @@ class Evaluations:
             row = result(request, asked, found)
             records.finish([row])
         same_in_all = ("model", "template", "seed")
-        about = {"step": step, "data": held.data, "split": held.split}
+        answers = folder.relative_to(self._folder).as_posix()
+        about = {"step": step, "data": held.data, "split": held.split, "answers": answers}
         return about | {key: value for key, value in row.items() if key not in same_in_all}
 
     def _saved(self, step: int) -> Path:

@@ -21,7 +21,7 @@ from contrapose.train.collate import Minibatch, collate, logp_of
 from contrapose.train.collect import Collected, collect
 from contrapose.train.guards import Fault, check_drift, check_skips, dump
 from contrapose.train.measure import after_row, kl_seen, skipped_row, step_row, update_row, verifier_alarm
-from contrapose.train.record import group_row, ledger_rows, trained_rows
+from contrapose.train.record import Detail, detailed, group_row, ledger_rows, trained_rows
 from contrapose.train.run import Run
 from contrapose.train.update import Pushed, update
 from contrapose.train.work import Work
@@ -145,7 +145,8 @@ def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: i
     row = update_row(run.objective, plan, pushed, run.now, kl, norm)
     if config.diagnose.every and (step + 1) % config.diagnose.every == 0:
         row |= after_row(run.objective, plan, logp_of(minibatch, run.logprobs, config.batch.max_tokens))
-    for group in trained_rows(step + 1, minibatch, run.objective, run.others, plan, pushed, run.now):
+    detail = Detail(detailed(step + 1, work.drawn.accepted), run.others, run.spell)
+    for group in trained_rows(step + 1, minibatch, run.objective, plan, pushed, run.now, detail):
         run.rollouts.append(group)
         run.on_trained(group)
     if run.objective.trust and not fresh:  # at theta_old the KL is 0 by construction and says nothing

@@ -29,7 +29,7 @@ from contrapose.report.metrics import UPDATE
 from contrapose.train.collect import Collected
 from contrapose.train.guards import Fault
 from contrapose.train.update import Pushed
-from contrapose.types import FAULTS, SAME_REWARD, Group, Now, Verdict
+from contrapose.types import FAULTS, Group, Now, Verdict
 
 OVER_UPDATES = (
     *("margin", "margin_share", "effective_negatives", "score_gap", "logp_positive", "logp_negative"),
@@ -102,7 +102,8 @@ def _contrast(objective: Objective, plan: Plan, score_QK: Tensor, now: Now) -> d
     raised_QK = score_QK if margin_QK is None else score_QK + margin_QK
     credit_QK = score_credit_of(objective, raised_QK, plan)
     tau = objective.contrast.temperature
-    p = p_positive(raised_QK, plan, tau) if tau else score_QK.new_zeros(0)
+    p_QK = p_positive(raised_QK, plan, tau) if tau else score_QK.new_zeros(0)
+    p = p_QK[~p_QK.isnan()]
     low, middle, high = torch.quantile(p, p.new_tensor([0.1, 0.5, 0.9])).tolist() if len(p) else (None, None, None)
     return {
         "p_positive_10": low,
@@ -138,7 +139,7 @@ def step_row(
         "accuracy": _over_all_drawn(groups, lambda v: v.correct),
         "drawn_groups": len(drawn.judged),
         "accepted_groups": len(drawn.accepted),
-        "mixed_groups": fmean(_is_mixed(group) for group in groups),
+        "mixed_groups": fmean(group.mixed for group in groups),
         "rounds": drawn.rounds,
         "mastered_prompts": mastered,
         **token_ledger(drawn),
@@ -155,11 +156,6 @@ def step_row(
         **{key: over_updates(key) for key in OVER_UPDATES},
         "updates": list(updates),
     }
-
-
-def _is_mixed(group: Group) -> bool:
-    rewards = [v.reward for v in group.verdicts]
-    return max(rewards) - min(rewards) > SAME_REWARD
 
 
 def _over_all_drawn(groups: Sequence[Group], value: Callable[[Verdict], float]) -> float:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from contrapose.objectives.credit import credit_of, log_ratio_sum
+from contrapose.objectives.diagnose import p_positive
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.prompts.pool import Thresholds
@@ -19,7 +21,24 @@ from contrapose.train.update import Pushed
 from contrapose.types import Fate, Group, Now
 
 DETAILED = 128
-"""One group in so many is written token by token, with the credits that other objectives would give it."""
+"""Of every so many groups of a step one is written token by token."""
+
+
+@dataclass(frozen=True)
+class Detail:
+    """What is written token by token: the groups of these ``prompts``, with the credits that ``others`` would give
+    them. ``spell`` gives the text of each of some tokens."""
+
+    prompts: frozenset[str]
+    others: Mapping[str, Objective]
+    spell: Callable[[Sequence[int]], list[str]]
+
+
+def detailed(step: int, groups: Sequence[Group]) -> frozenset[str]:
+    """The prompts of a step that are written token by token: one in ``DETAILED`` and at least one, by lot, of those
+    whose rewards differ first."""
+    by_lot = sorted(groups, key=lambda g: (not g.mixed, seed_of("detail", step, g.prompt.id)))
+    return frozenset(g.prompt.id for g in by_lot[: math.ceil(len(groups) / DETAILED)])
 
 
 def ledger_rows(step: int, drawn: Collected, thresholds: Thresholds) -> Iterator[dict[str, Any]]:
@@ -65,37 +84,40 @@ def group_row(step: int, group: Group, fate: Fate) -> dict[str, Any]:
 
 @torch.no_grad()
 def trained_rows(
-    step: int,
-    minibatch: Minibatch,
-    objective: Objective,
-    others: Mapping[str, Objective],
-    plan: Plan,
-    pushed: Pushed,
-    now: Now,
+    step: int, minibatch: Minibatch, objective: Objective, plan: Plan, pushed: Pushed, now: Now, detail: Detail
 ) -> Iterator[dict[str, Any]]:
-    """The rows of the groups of one update: scores, summed credits, and for one in ``DETAILED`` every token."""
-    scores = objective.scores(pushed.logp_QKT, plan).tolist()
-    credits = pushed.credit_QKT.sum(-1).tolist()
+    """The rows of the groups of one update: scores, P_i+ (margin included) and summed credits, and every token where
+    ``detail`` says so."""
+    score_QK = objective.scores(pushed.logp_QKT, plan)
+    tau = objective.contrast.temperature
+    p_QK = p_positive(objective.raised(score_QK, plan, now), plan, tau) if tau else torch.full_like(score_QK, math.nan)
+    told = {"score": score_QK, "p_positive": p_QK, "credit": pushed.credit_QKT.sum(-1)}
+    lists = {name: x_QK.tolist() for name, x_QK in told.items()}
     for q, group in enumerate(minibatch.groups):
         row = group_row(step, group, "train")
         for k, rollout in enumerate(row["rollouts"]):
-            rollout |= {"score": scores[q][k], "credit": credits[q][k]}
-        if seed_of("detail", step, group.prompt.id) % DETAILED == 0:
-            one = minibatch.groups_from(q, q + 1).batch
-            totals = replace(plan.totals, log_ratio=log_ratio_sum(pushed.logp_QKT, plan))
-            row["others"] = {}
-            for name, other in others.items():
-                other_plan = other.plan(one, totals)
-                credit, _ = credit_of(
-                    other, pushed.logp_QKT[q : q + 1], other_plan, replace(other.start(), progress=now.progress)
-                )
-                row["others"][name] = _tokens(credit[0], group)
-            row["token_ids"] = [list(r.tokens) for r in group.rollouts]
-            row["logp"] = _tokens(pushed.logp_QKT[q], group)
-            row["old_logp"] = _tokens(minibatch.batch.old_logp_QKT[q], group)
-            row["token_credit"] = _tokens(pushed.credit_QKT[q], group)
-        yield row
+            values = {name: x_QK[q][k] for name, x_QK in lists.items()}
+            rollout |= {name: None if math.isnan(x) else x for name, x in values.items()}
+        yield row | (_every_token(q, minibatch, plan, pushed, now, detail) if group.prompt.id in detail.prompts else {})
 
 
-def _tokens(x_KT: torch.Tensor, group: Group) -> Sequence[Sequence[float]]:
+def _every_token(q: int, minibatch: Minibatch, plan: Plan, pushed: Pushed, now: Now, detail: Detail) -> dict[str, Any]:
+    group, one = minibatch.groups[q], minibatch.groups_from(q, q + 1).batch
+    totals = replace(plan.totals, log_ratio=log_ratio_sum(pushed.logp_QKT, plan))
+    others = {}
+    for name, other in detail.others.items():
+        start = replace(other.start(), progress=now.progress)
+        credit_QKT, _ = credit_of(other, pushed.logp_QKT[q : q + 1], other.plan(one, totals), start)
+        others[name] = _tokens(credit_QKT[0], group)
+    return {
+        "others": others,
+        "token_ids": [list(r.tokens) for r in group.rollouts],
+        "pieces": [detail.spell(r.tokens) for r in group.rollouts],
+        "logp": _tokens(pushed.logp_QKT[q], group),
+        "old_logp": _tokens(minibatch.batch.old_logp_QKT[q], group),
+        "token_credit": _tokens(pushed.credit_QKT[q], group),
+    }
+
+
+def _tokens(x_KT: torch.Tensor, group: Group) -> list[list[float]]:
     return [x_KT[k, : len(r.tokens)].tolist() for k, r in enumerate(group.rollouts)]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from contrapose.evaluate.exam import weights_digest
+from contrapose.evaluate.report import report_of
 from contrapose.objectives.zoo import ZOO
 from contrapose.policy.logprobs import LogProbs
-from contrapose.policy.model import eos_ids, load_model, load_tokenizer, save_model
+from contrapose.policy.model import eos_ids, load_model, load_tokenizer, pieces, save_model
 from contrapose.policy.native import keep_freed_memory
 from contrapose.prompts.abacus import model_folder
 from contrapose.prompts.template import wraps_in_chat
@@ -93,6 +95,7 @@ class Run:
         self._saved: tuple[int, int | None] | None = None
         source = model_folder(config.model.path)
         self.tokenizer = load_tokenizer(found / "model" if found else source)
+        self.spell = partial(pieces, self.tokenizer)
         self.evaluations = Evaluations(config, folder, eval_sets(config, self.tokenizer))
         prompts, self.data = training_prompts(config.data, self.tokenizer, self.verifier, self.evaluations.held_out)
         self.pool = make_pool(config, prompts, thresholds)
@@ -210,10 +213,12 @@ class Run:
         return saved
 
     def finish(self) -> Path:
-        """Write the trained model to ``model/``; of the others, only what a checkpoint had chosen stays."""
+        """Write the trained model to ``model/``, and the report; of the others, only what a checkpoint chose stays."""
         self._forget()
         with whole(self.folder / "model") as beside:
             save_model(self.model, self.tokenizer, beside)
+        if fault := report_of(self.folder):
+            self._note(fault)
         return self.folder / "model"
 
     def __enter__(self) -> Run:
@@ -260,7 +265,9 @@ class Run:
         self._open()
         refuse_used(self.folder)  # another process may just have been here
         write_json(self.folder / "data.json", self.data.to_dict())
-        replace_text(self.folder / "config.toml", self.config.to_toml(facts()))
+        replace_text(
+            self.folder / "config.toml", self.config.to_toml(self.facts | {"factors": self.objective.factors()})
+        )
 
     def _resume(self, found: Path | None) -> None:
         recover(self.folder, "model", "config.toml", "data.json", "eval.json", "choice.json")
