@@ -90,7 +90,7 @@ MUTANTS = {
     "hinge of the part at hand": ("trust", "part.detach() if plan.totals.log_ratio is None else -plan.totals.log_ratio", "part.detach()"),
     # objective, plan and credit
     "trust added": ("objective", "J - self.trust(logp_QKT, plan, now)", "J + self.trust(logp_QKT, plan, now)"),
-    "margin left out": ("objective", "score_QK + self.margin(plan, now) if", "score_QK if"),
+    "margin left out": ("objective", "score_QK = score_QK + self.margin(plan, now)", "self.margin(plan, now)"),
     "dead groups leave the denominator": ("plan", "prompts=int(batch.present_QK.any(1).sum())", "prompts=int((batch.reward_QK.amax(1) > batch.reward_QK.amin(1)).sum())"),
     "absent rollouts counted": ("plan", "rollouts=int(batch.present_QK.sum())", "rollouts=batch.present_QK.numel()"),
     "absent tokens counted": ("credit", "mask_QKT=batch.mask_QKT * batch.present_QK.unsqueeze(-1)", "mask_QKT=batch.mask_QKT"),

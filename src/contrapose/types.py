@@ -12,9 +12,9 @@ logits divided by the rollout temperature.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +43,11 @@ class ContraposeError(Exception):
         super().__init__(line.replace("\n", "\\n"))
 
 
+def told(error: Exception) -> str:
+    """An error in one line: one that a user can mend as it is, any other with its kind."""
+    return str(error if isinstance(error, ContraposeError) else ContraposeError(f"{type(error).__name__}: {error}"))
+
+
 class PoolExhausted(ContraposeError):
     """No prompt is left to draw, or the round limit was reached before the batch was full."""
 
@@ -65,6 +70,14 @@ def nearest(name: str, valid: list[str]) -> str:
     if close:
         return f" (did you mean {close[0]!r}?)"
     return f" (one of: {', '.join(valid)})" if 0 < len(valid) <= LISTED else ""
+
+
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The leaves of a tree by their dotted keys."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{above}{key}.") if isinstance(value, Mapping) else {f"{above}{key}": value}
+    return leaves
 
 
 @dataclass(frozen=True)

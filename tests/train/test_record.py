@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import contrapose
+from contrapose.objectives.diagnose import scored
 from contrapose.train.collate import Minibatch
 from contrapose.train.record import DETAILED, Detail, detailed, trained_rows
 from contrapose.train.update import Pushed
@@ -50,7 +51,8 @@ def written(name, right=((True, False, False), (False, False, False))):
     minibatch = Minibatch(tuple(group(f"p{i}", row) for i, row in enumerate(right)), (), batch)
     others = {"rloo": contrapose.objective("rloo")}
     detail = Detail(frozenset({"p0"}), others, lambda tokens: [f"<{t}>" for t in tokens])
-    return objective, plan, pushed, list(trained_rows(1, minibatch, objective, plan, pushed, LATE, detail))
+    found = scored(objective, logp, plan, LATE)
+    return objective, plan, pushed, list(trained_rows(1, minibatch, plan, pushed, found, LATE, detail))
 
 
 def test_p_positive_is_that_of_the_equation_with_the_margin():

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import contrapose
+from contrapose.objectives.diagnose import scored
 from contrapose.objectives.zoo import ZOO, objective
 from contrapose.policy.logprobs import LogProbs
 from contrapose.report.metrics import UPDATE
@@ -65,7 +66,8 @@ class Case:
 
     def row(self, done):
         kl = kl_seen(done.pushed, done.plan)
-        return update_row(self.objective, done.plan, done.pushed, self.now, kl, done.norm)
+        found = scored(self.objective, done.pushed.logp_QKT, done.plan, self.now)
+        return update_row(self.objective, done.plan, done.pushed, found, self.now, kl, done.norm)
 
 
 def put(x, at, value):

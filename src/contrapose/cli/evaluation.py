@@ -12,7 +12,7 @@ import typer
 
 from contrapose.cli.app import SetVerify, app, check_out, plain, quiet, terminal
 from contrapose.cli.training import STOPPED
-from contrapose.types import ContraposeError
+from contrapose.types import ContraposeError, flat
 
 if TYPE_CHECKING:
     from contrapose.evaluate.exam import Exam, Request
@@ -202,13 +202,9 @@ def _line(row: Mapping[str, Any]) -> str:
     return f"{row['data']}: accuracy {Estimate(**row['accuracy'])} on {about}"
 
 
-def _dotted(tree: Mapping[str, Any], above: str = "") -> list[str]:
+def _dotted(tree: Mapping[str, Any]) -> list[str]:
     """The leaves of a tree as ``outer.inner = value``."""
-    found: list[str] = []
-    for key, value in tree.items():
-        inner = isinstance(value, Mapping)
-        found += _dotted(value, f"{above}{key}.") if inner else [f"{above}{key} = {value}"]
-    return found
+    return [f"{key} = {value}" for key, value in flat(tree).items()]
 
 
 def _compare(first: Path, second: Path) -> None:

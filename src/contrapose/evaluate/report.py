@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from contrapose.evaluate.statistics import FEW
 from contrapose.report.log import replace_text
 from contrapose.report.page import legend, page
 from contrapose.report.run import Evaluation, evaluations, read
-from contrapose.types import ContraposeError
+from contrapose.types import ContraposeError, told
 
 REPORT = "report.html"
 """The report of a run, in its folder."""
@@ -29,7 +29,8 @@ def report_data(runs: Sequence[Path]) -> dict[str, Any]:
     wrote.
     """
     named = list(zip(runs, _names(runs), strict=True))
-    first, last = ([dict(_tests(run, end)) for run in runs] for end in (min, max))
+    tests = [_tests(run) for run in runs]
+    first, last = ([{data: ends[i] for data, ends in found.items()} for found in tests] for i in (0, 1))
     return {
         "runs": [read(run, name, len(runs)) for run, name in named],
         "changes": [list(_paired(*ends)) for ends in zip(first, last, strict=True)],
@@ -49,8 +50,7 @@ def report_of(run: Path) -> str | None:
     try:
         write_report([run], run / REPORT)
     except Exception as error:  # whatever it is, the run is done
-        told = error if isinstance(error, ContraposeError) else f"{type(error).__name__}: {error}"
-        return f"{told}: no report was written; once mended: contrapose report {shlex.quote(str(run))}"
+        return f"{told(error)}: no report was written; once mended: contrapose report {shlex.quote(str(run))}"
     return None
 
 
@@ -60,11 +60,13 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
-def _tests(run: Path, end: Callable[..., Evaluation]) -> Iterator[tuple[str, Test]]:
-    """A run's tests by data set: the first (``end`` is min) or the last (max)."""
-    rows = [row for row in evaluations(run) if row.split == "test"]
-    for data in dict.fromkeys(row.data for row in rows):
-        yield data, (run, end((row for row in rows if row.data == data), key=lambda row: row.step))
+def _tests(run: Path) -> dict[str, tuple[Test, Test]]:
+    """A run's first and last test on each data set."""
+    found: dict[str, list[Evaluation]] = {}
+    for row in sorted(evaluations(run), key=lambda row: row.step):
+        if row.split == "test":
+            found.setdefault(row.data, []).append(row)
+    return {data: ((run, rows[0]), (run, rows[-1])) for data, rows in found.items()}
 
 
 def _paired(these: dict[str, Test], those: dict[str, Test]) -> Iterator[dict[str, Any]]:
@@ -86,13 +88,13 @@ def _paired(these: dict[str, Test], those: dict[str, Test]) -> Iterator[dict[str
             yield about | {"note": str(error)}
             continue
         one = found.sets[0]
-        told = one.problems >= FEW and one.difference.value
+        differs = one.problems >= FEW and one.difference.value
         yield about | {
             "problems": one.problems,
             "first": one.first,
             "second": one.second,
             "difference": one.difference._asdict(),
             "same": one.same,
-            "enough": one.enough if told else None,
+            "enough": one.enough if differs else None,
             "settings": [[key, str(here), str(there)] for key, here, there in found.settings],
         }

@@ -7,14 +7,37 @@ positives, so that objectives can be told apart by them; a group without both is
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from contrapose.objectives.advantage import mean_of
 from contrapose.objectives.contrast import log_sum_exp
+from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
-from contrapose.types import Batch
+from contrapose.types import Batch, Now
+
+
+class Scored(NamedTuple):
+    """How an objective sees the rollouts of an update, ``[Q, K]``: its score, the margin (None without one), the two
+    together, and P_i+ of these (``p_positive``; NaN throughout where scores do not compete)."""
+
+    score_QK: Tensor
+    margin_QK: Tensor | None
+    raised_QK: Tensor
+    p_QK: Tensor
+
+
+@torch.no_grad()
+def scored(objective: Objective, logp_QKT: Tensor, plan: Plan, now: Now) -> Scored:
+    """The rollouts at ``logp_QKT``."""
+    score_QK = objective.scores(logp_QKT, plan)
+    margin_QK = objective.margin(plan, now) if objective.margin else None
+    raised_QK = score_QK if margin_QK is None else score_QK + margin_QK
+    tau = objective.contrast.temperature
+    p_QK = p_positive(raised_QK, plan, tau) if tau else torch.full_like(score_QK, math.nan)
+    return Scored(score_QK, margin_QK, raised_QK, p_QK)
 
 
 def mean_logp(logp_QKT: Tensor, batch: Batch) -> Tensor:

@@ -71,13 +71,11 @@ class Objective:
         """``s_QK`` before the margin, whatever the log-probs hold under a zero mask."""
         return self.score(plan.masked(logp_QKT), plan)
 
-    def raised(self, score_QK: Tensor, plan: Plan, now: Now) -> Tensor:
-        """``score_QK`` with the margin."""
-        return score_QK + self.margin(plan, now) if self.margin else score_QK
-
     def __call__(self, logp_QKT: Tensor, plan: Plan, now: Now) -> Tensor:
         """J, to be maximised: a scalar, and for a part of a step that part's share of it. Takes masked log-probs."""
-        score_QK = self.raised(self.score(logp_QKT, plan), plan, now)
+        score_QK = self.score(logp_QKT, plan)
+        if self.margin:
+            score_QK = score_QK + self.margin(plan, now)
         J = self.contrast(score_QK, plan).sum() / max(1, plan.totals.prompts)
         return J - self.trust(logp_QKT, plan, now) if self.trust else J
 

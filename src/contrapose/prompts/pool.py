@@ -70,9 +70,7 @@ class Thresholds:
         if excluded := self._excluded(rho, group.correct, group.faults):
             return excluded
         if self.mode == "variance":
-            rewards = [v.reward for v in group.verdicts]
-            equal = max(rewards) - min(rewards) <= SAME_REWARD
-            return "train" if not equal else "too_easy" if group.correct else "too_hard"
+            return "train" if group.mixed else "too_easy" if group.correct else "too_hard"
         return self._in_band(rho)
 
     def decided(self, verdicts: Sequence[Verdict], k: int) -> Fate | None:

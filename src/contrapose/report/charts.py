@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from contrapose.report.metrics import STEP, UPDATE
 
+AXES = {"step": "steps", "rollouts": "rollouts", "tokens": "tokens generated", "seconds": "seconds"}
+"""What a run can be drawn against, and in words."""
+
 
 @dataclass(frozen=True)
 class Chart:

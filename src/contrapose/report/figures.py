@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from contrapose.report.charts import SECTIONS, unit_of
+from contrapose.report.charts import AXES, SECTIONS, unit_of
 from contrapose.report.log import make_folder, on_disk
 from contrapose.types import ContraposeError
 
-AXES = {"step": "steps", "rollouts": "rollouts", "tokens": "tokens generated", "seconds": "seconds"}
 COLOURS = ("#0072b2", "#c04a00", "#1f8565", "#8a2d6b", "#8a6f00", "#2b2f36")
 DASHES = ("-", "--", ":", "-.")
 ALIKE = 3

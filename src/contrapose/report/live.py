@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Any
 
 from contrapose.report.page import as_json, page
-from contrapose.types import ContraposeError
+from contrapose.types import ContraposeError, told
 
 WATCHED = ("metrics.jsonl", "eval.json")
 """What a run writes when a step or an evaluation is done."""
@@ -89,8 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
             data = self.server.data()
             kind, text = ("text/html", page(data, live=True)) if path == "/" else ("application/json", as_json(data))
         except Exception as error:  # told in the page, which asks again
-            told = error if isinstance(error, ContraposeError) else f"{type(error).__name__}: {error}"
-            return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{told}\n")
+            return self._answer(HTTPStatus.SERVICE_UNAVAILABLE, "text/plain", f"{told(error)}\n")
         return self._answer(HTTPStatus.OK, kind, text)
 
     def _answer(self, status: HTTPStatus, kind: str = "", text: str = "") -> None:

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from contrapose.report.charts import SECTIONS, drawn, meaning_of, unit_of
+from contrapose.report.charts import AXES, SECTIONS, drawn, meaning_of, unit_of
 from contrapose.report.metrics import GROUP
 
 SCRIPTS = (
@@ -32,6 +32,7 @@ LAST = "page.js"
 def legend() -> dict[str, Any]:
     """What the page says of every number: its charts, units and meanings."""
     return {
+        "axes": AXES,
         "sections": [
             {
                 "title": title,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from contrapose.report.ledger import ledger
 from contrapose.report.pool import pool
 from contrapose.report.rows import NO_RUN, Part, parsed
 from contrapose.report.series import columns
-from contrapose.types import ContraposeError
+from contrapose.types import ContraposeError, flat
 
 POINTS, GROUP_BYTES = 20_000, 10_000_000
 """Of all runs of a page: steps in its curves, bytes of the groups that can be looked at."""
@@ -88,15 +88,7 @@ def _config(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ContraposeError(f"{run}: {NO_RUN}: config.toml: {error}") from None
     tree = _json(tree)
     facts = tree.pop("run", {})
-    return dict(_flat(tree)), facts
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
+    return flat(tree), facts
 
 
 def _json(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from contrapose.report.charts import drawn
+from contrapose.report.charts import AXES, drawn
 from contrapose.report.rows import Part, parsed, whole_lines
 
 DIGITS = 7
@@ -42,7 +42,7 @@ def columns(run: Path, most: int, marks: Collection[int] = ()) -> dict[str, Any]
     to 7 digits.
     Raises ContraposeError for rows that this version does not write.
     """
-    axes: dict[str, list[Number]] = {"step": [], "rollouts": [], "tokens": [], "seconds": []}
+    axes: dict[str, list[Number]] = {axis: [] for axis in AXES}
     series: dict[str, list[Number]] = {name: [] for name in drawn()}
     alarms: list[tuple[int, str]] = []
     spent = dict.fromkeys(("rollouts", "tokens", "seconds"), 0.0)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from contrapose.objectives.diagnose import scored
 from contrapose.rollout.sampler import seed_of
 from contrapose.train.alarms import alarms
 from contrapose.train.collate import Minibatch, collate, logp_of
@@ -58,10 +59,11 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
     """One rollout batch and its updates; returns the step's metrics."""
     work = run.work = run.work or _begin(run, step)
     if work.batch:
+        detail = Detail(detailed(step + 1, work.drawn.accepted), run.others, run.spell)
         for number, minibatch in enumerate(work.batch.split(work.parts)):  # 19
             if number == len(work.updates):  # those before were done before the run was stopped
                 run.stop.check()
-                _one_update(run, step, work, minibatch, number)
+                _one_update(run, step, work, minibatch, number, detail)
     for ledger_row in ledger_rows(step + 1, work.drawn, run.pool.thresholds):
         run.ledger.append(ledger_row)
     row = step_row(step + 1, work.drawn, run.pool.mastered, work.facts.get("entropy"), work.updates)
@@ -115,7 +117,7 @@ def _look(run: Run, step: int, work: Work, minibatch: Minibatch, own_QKT: Tensor
     work.facts["engine_drift"] = drift
 
 
-def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: int) -> None:
+def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: int, detail: Detail) -> None:
     config, start = run.config, time.perf_counter()
     run.set_rate()
     fresh = all(row["skipped"] for row in work.updates)  # theta is still theta_old
@@ -142,11 +144,11 @@ def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: i
         return
     run.updates += 1
     kl = kl_seen(pushed, plan)
-    row = update_row(run.objective, plan, pushed, run.now, kl, norm)
+    found = scored(run.objective, pushed.logp_QKT, plan, run.now)
+    row = update_row(run.objective, plan, pushed, found, run.now, kl, norm)
     if config.diagnose.every and (step + 1) % config.diagnose.every == 0:
         row |= after_row(run.objective, plan, logp_of(minibatch, run.logprobs, config.batch.max_tokens))
-    detail = Detail(detailed(step + 1, work.drawn.accepted), run.others, run.spell)
-    for group in trained_rows(step + 1, minibatch, run.objective, plan, pushed, run.now, detail):
+    for group in trained_rows(step + 1, minibatch, plan, pushed, found, run.now, detail):
         run.rollouts.append(group)
         run.on_trained(group)
     if run.objective.trust and not fresh:  # at theta_old the KL is 0 by construction and says nothing

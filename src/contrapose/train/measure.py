@@ -13,14 +13,7 @@ from torch import Tensor
 
 from contrapose.objectives.contrast import partition
 from contrapose.objectives.credit import score_credit_of
-from contrapose.objectives.diagnose import (
-    auc,
-    effective_negatives,
-    gap,
-    margin_share,
-    mean_logp,
-    p_positive,
-)
+from contrapose.objectives.diagnose import Scored, auc, effective_negatives, gap, margin_share, mean_logp
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.objectives.score import log_ratio
@@ -50,22 +43,27 @@ def kl_seen(pushed: Pushed, plan: Plan) -> dict[KLAggregate, float]:
 
 @torch.no_grad()
 def update_row(
-    objective: Objective, plan: Plan, pushed: Pushed, now: Now, kl: dict[KLAggregate, float], norm: float
+    objective: Objective,
+    plan: Plan,
+    pushed: Pushed,
+    found: Scored,
+    now: Now,
+    kl: dict[KLAggregate, float],
+    norm: float,
 ) -> dict[str, Any]:
     """One entry of ``updates``."""
     moved_QKT, side_QK = log_ratio(plan.masked(pushed.logp_QKT), plan), partition(plan.batch, "correct")
     moved_QK, far_M = moved_QKT.sum(-1), moved_QKT[~plan.hidden_QKT].abs()
-    score_QK = objective.scores(pushed.logp_QKT, plan)
     return {
         "J": pushed.J,
         **{KL_KEYS[how]: value for how, value in kl.items()},
         "kl_coef": now.kl_coef,
-        **_likelihoods(score_QK, mean_logp(pushed.logp_QKT, plan.batch), side_QK),
+        **_likelihoods(found.score_QK, mean_logp(pushed.logp_QKT, plan.batch), side_QK),
         "log_ratio_positive": _mean(moved_QK[side_QK > 0]),
         "log_ratio_negative": _mean(moved_QK[side_QK < 0]),
         "log_ratio_99": float(far_M.kthvalue(max(1, round(0.99 * len(far_M)))).values) if len(far_M) else None,
         "log_ratio_max": float(far_M.max()) if len(far_M) else None,
-        **_contrast(objective, plan, score_QK, now),
+        **_contrast(objective, plan, found),
         "pull": float(pushed.credit_QKT.clamp(min=0).sum()),
         "push": -float(pushed.credit_QKT.clamp(max=0).sum()),
         "grad_norm": norm,
@@ -96,13 +94,10 @@ def _likelihoods(score_QK: Tensor, logp_QK: Tensor, side_QK: Tensor) -> dict[str
     }
 
 
-def _contrast(objective: Objective, plan: Plan, score_QK: Tensor, now: Now) -> dict[str, float | None]:
+def _contrast(objective: Objective, plan: Plan, found: Scored) -> dict[str, float | None]:
     """Who pushed whom: of the contrast alone, whatever the score and the trust region."""
-    margin_QK = objective.margin(plan, now) if objective.margin else None
-    raised_QK = score_QK if margin_QK is None else score_QK + margin_QK
+    score_QK, margin_QK, raised_QK, p_QK = found
     credit_QK = score_credit_of(objective, raised_QK, plan)
-    tau = objective.contrast.temperature
-    p_QK = p_positive(raised_QK, plan, tau) if tau else score_QK.new_zeros(0)
     p = p_QK[~p_QK.isnan()]
     low, middle, high = torch.quantile(p, p.new_tensor([0.1, 0.5, 0.9])).tolist() if len(p) else (None, None, None)
     return {

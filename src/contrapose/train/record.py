@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from contrapose.objectives.credit import credit_of, log_ratio_sum
-from contrapose.objectives.diagnose import p_positive
+from contrapose.objectives.diagnose import Scored
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.prompts.pool import Thresholds
@@ -84,14 +84,11 @@ def group_row(step: int, group: Group, fate: Fate) -> dict[str, Any]:
 
 @torch.no_grad()
 def trained_rows(
-    step: int, minibatch: Minibatch, objective: Objective, plan: Plan, pushed: Pushed, now: Now, detail: Detail
+    step: int, minibatch: Minibatch, plan: Plan, pushed: Pushed, found: Scored, now: Now, detail: Detail
 ) -> Iterator[dict[str, Any]]:
     """The rows of the groups of one update: scores, P_i+ (margin included) and summed credits, and every token where
     ``detail`` says so."""
-    score_QK = objective.scores(pushed.logp_QKT, plan)
-    tau = objective.contrast.temperature
-    p_QK = p_positive(objective.raised(score_QK, plan, now), plan, tau) if tau else torch.full_like(score_QK, math.nan)
-    told = {"score": score_QK, "p_positive": p_QK, "credit": pushed.credit_QKT.sum(-1)}
+    told = {"score": found.score_QK, "p_positive": found.p_QK, "credit": pushed.credit_QKT.sum(-1)}
     lists = {name: x_QK.tolist() for name, x_QK in told.items()}
     for q, group in enumerate(minibatch.groups):
         row = group_row(step, group, "train")

@@ -1,12 +1,13 @@
 // Curves, drawn by uPlot: zoom by dragging, values under the pointer, numbers as a table for those who cannot see them.
 
-const AXES = { step: "steps", rollouts: "rollouts", tokens: "tokens generated", seconds: "seconds" };
 const DASHES = [[], [6, 3], [2, 3], [8, 3, 2, 3]];
 const COLOURS = 6;
 const ALIKE = 3; // lines of one dash: these colours are apart for everyone
 const drawn = new Set(); // every chart on the page
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+/** An axis in words: one of a run's, or what a chart has of its own. */
+const axisName = (axis) => page.data.axes[axis] ?? axis;
 /** Line number i: six colours, and another dash with every three of them. */
 const style = (i) => ({ colour: `--line${(i % COLOURS) + 1}`, dash: DASHES[Math.floor(i / ALIKE) % DASHES.length] });
 
@@ -88,9 +89,9 @@ function join(lines) {
 
 function draw(entry) {
   const { shown, values, joined, stacked, axis, dots } = entry.settings;
-  const ink = css("--ink"),
-    grid = css("--grid");
-  const series = [{ label: AXES[axis] ?? axis }];
+  const ink = css("--ink");
+  const grid = css("--grid");
+  const series = [{ label: axisName(axis) }];
   const bands = [];
   const own = []; // which column of the data each line is
   shown.forEach((line, i) => {
@@ -140,7 +141,7 @@ function draw(entry) {
         {
           ...small,
           values: (u, ticks) => ticks.map(compact),
-          label: AXES[axis] ?? axis,
+          label: axisName(axis),
           labelSize: 18,
           labelFont: "12px system-ui, sans-serif",
           size: 30,
@@ -204,13 +205,13 @@ function numbers(title, axis, lines) {
   const details = h("details", { class: "numbers" }, h("summary", {}, "Numbers"));
   details.addEventListener("toggle", () => {
     if (details.children.length > 1) return;
-    const [xs, ...ys] = join(lines.map(({ label, x, y }) => ({ label, x, y })));
+    const [xs, ...ys] = join(lines.map(({ x, y }) => ({ x, y })));
     const every = Math.max(1, Math.ceil(xs.length / 200));
     const read = ys.map(reading);
     const rows = xs
       .map((x, i) => [number(x, 7), ...read.map((value) => number(value(i), 7))])
       .filter((_, i) => (i + 1) % every === 0 || i === xs.length - 1);
-    const head = [AXES[axis] ?? axis, ...lines.map((line) => line.label)];
+    const head = [axisName(axis), ...lines.map((line) => line.label)];
     details.append(
       table(
         every > 1 ? `${title}, every ${every}th` : title,
@@ -233,14 +234,19 @@ function zoom(from, to) {
 const zoomed = () =>
   [...drawn].some(({ u }) => u && (u.scales.x.min > u.data[0][0] || u.scales.x.max < u.data[0].at(-1)));
 
-/** Draw every chart again: the colours have changed. */
-function redraw() {
-  for (const entry of drawn) {
+/** Let go of the charts that are shown no more. */
+function sweep() {
+  for (const entry of drawn)
     if (!entry.plot.isConnected) {
       entry.u?.destroy();
       drawn.delete(entry);
-      continue;
     }
+}
+
+/** Draw every chart again: the colours have changed. */
+function redraw() {
+  sweep();
+  for (const entry of drawn) {
     entry.u?.destroy();
     entry.u = null;
     if (entry.plot.clientWidth) draw(entry);

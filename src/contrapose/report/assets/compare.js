@@ -79,14 +79,7 @@ function finals(runs) {
             h("div", { class: "said" }, verdict(paired), otherwise(paired)),
           ]
         : ["", "", paired?.note ?? (i ? "not asked of both" : "")];
-      return [
-        run.name,
-        data,
-        number(last.step),
-        percent(last.accuracy.value),
-        `${percent(last.accuracy.low)} to ${percent(last.accuracy.high)}`,
-        ...cells,
-      ];
+      return [run.name, data, number(last.step), percent(last.accuracy.value), interval(last.accuracy), ...cells];
     });
   });
   return rows.length

@@ -16,7 +16,7 @@ function lineOf(run, name, axis) {
   return { name, label: seriesLabel(name), x: run.axes[axis], y: run.series[name] };
 }
 
-const seriesLabel = (name) => name.replace("filtered_tokens.", "").replace("updates.", "");
+const seriesLabel = (name) => name.split(".").at(-1);
 
 /** All charts of the legend, by section; `extra` stands first. */
 function sections(axis, line, extra) {
@@ -88,7 +88,7 @@ function axisControls(run, state) {
   return h(
     "div",
     { class: "controls" },
-    choice("Against", Object.entries(AXES), state.axis, set("axis")),
+    choice("Against", Object.entries(page.data.axes), state.axis, set("axis")),
     labelled("From", from),
     labelled("to", to),
     reset,
@@ -102,8 +102,7 @@ function axisControls(run, state) {
 }
 
 function what(run) {
-  const c = run.config,
-    facts = run.facts;
+  const { config: c, facts } = run;
   const hyper = Object.entries(c).filter(([key]) => key.startsWith("objective.") && key !== "objective.name");
   const rows = [
     [
@@ -152,6 +151,8 @@ function what(run) {
   );
 }
 
+const interval = ({ low, high }) => `${percent(low)} to ${percent(high)}`;
+
 /** Before and after, with intervals, and the difference problem by problem. */
 function result(run, changes) {
   const rows = run.evaluations.map((row) => [
@@ -159,7 +160,7 @@ function result(run, changes) {
     `${row.data} (${row.split})`,
     `${number(row.problems)} \u00d7 ${row.samples}`,
     percent(row.accuracy.value),
-    `${percent(row.accuracy.low)} to ${percent(row.accuracy.high)}`,
+    interval(row.accuracy),
     number(row.length_mean),
     percent(row.truncated),
     percent(row.no_answer),

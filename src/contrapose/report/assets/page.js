@@ -84,11 +84,7 @@ function show() {
   window.scrollTo(0, height);
   if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus();
   document.getElementById("hint").hidden = true;
-  for (const entry of drawn)
-    if (!entry.plot.isConnected) {
-      entry.u?.destroy();
-      drawn.delete(entry);
-    }
+  sweep();
   const place = new URLSearchParams(PLACE.filter((key) => state[key] !== null).map((key) => [key, state[key]]));
   history.replaceState(null, "", `#${place}`);
   if (page.live) {
@@ -108,7 +104,7 @@ function arrive() {
   for (const key of PLACE)
     if (place.has(key))
       page.state[key] = ["run", "step", "group"].includes(key) ? Number(place.get(key)) : place.get(key);
-  if (!Object.hasOwn(AXES, page.state.axis)) page.state.axis = "step";
+  if (!Object.hasOwn(page.data.axes, page.state.axis)) page.state.axis = "step";
 }
 
 function theme(dark) {
@@ -167,8 +163,7 @@ window.addEventListener("hashchange", () => {
   arrive();
   show();
 });
-document.documentElement.dataset.theme = prefers.matches ? "dark" : "light";
-document.getElementById("theme").textContent = prefers.matches ? "Light" : "Dark";
+theme(prefers.matches);
 arrive();
 show();
 if (page.data.stamp) follow();
