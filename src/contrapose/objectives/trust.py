@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
@@ -70,6 +70,13 @@ def kl_old(logp_QKT: Tensor, plan: Plan, aggregate: KLAggregate = "token_mean") 
         d_QK = d_QKT.sum(-1).clamp(-MAX_LOG_RATIO, MAX_SEQUENCE_LOG_RATIO)
         return k3(d_QK).sum() / max(1, plan.totals.rollouts)
     return k3(d_QKT).sum() / max(1, plan.totals.tokens if aggregate == "token_mean" else plan.totals.rollouts)
+
+
+@torch.no_grad()
+def kl_seen(logp_QKT: Tensor, plan: Plan) -> dict[KLAggregate, float]:
+    """KL(pi_old || pi_theta) of a whole step under each normaliser, for ``Trust.adapt``."""
+    live_QKT = plan.masked(logp_QKT)
+    return {how: float(kl_old(live_QKT, plan, how)) for how in get_args(KLAggregate)}
 
 
 @dataclass(frozen=True)
