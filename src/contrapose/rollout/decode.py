@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from contrapose.policy.fused import runs_kernels
 from contrapose.policy.llama import is_llama
-from contrapose.policy.model import context_length, eos_ids, load_model, load_tokenizer
+from contrapose.policy.model import eos_ids, load_model, load_tokenizer
+from contrapose.rollout.answers import Answer, room_after, sampled
 from contrapose.rollout.cached import Decoder, LlamaDecoder
 from contrapose.rollout.captured import CapturedDecoder
 from contrapose.rollout.foreign import ForeignDecoder
 from contrapose.rollout.growing import grow
 from contrapose.rollout.sampler import Sampling, seed_of
-from contrapose.types import UNVERSIONED, ContraposeError, Prompt, Rollout, Sampled
+from contrapose.types import UNVERSIONED, ContraposeError, Prompt, Sampled
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-MANY = 16
-"""Answers that end together are decoded to text by several processors from so many on."""
+MAX_ROWS = 256
+"""Rollouts side by side, at most."""
 
 
 class EmbeddedEngine:
@@ -39,7 +40,7 @@ class EmbeddedEngine:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         eos: tuple[int, ...],
-        max_rows: int = 256,
+        max_rows: int = MAX_ROWS,
         cache_gib: float = 8.0,
     ) -> None:
         self.tokenizer = tokenizer
@@ -66,15 +67,7 @@ class EmbeddedEngine:
 
         Raises ContraposeError for a prompt with a token that the model has not.
         """
-        prompts, limit, rows = list(prompts), context_length(self.model), self.model.config.get_text_config().vocab_size
-        for prompt in prompts:
-            if max(prompt.tokens) >= rows:
-                token = self.tokenizer.convert_ids_to_tokens(max(prompt.tokens))
-                raise ContraposeError(
-                    f"model.path: the prompt of {prompt.id!r} holds the token {token!r}, and the model has none of its "
-                    f"{rows} tokens for it: give the tokenizer that belongs to it"
-                )
-        return None if limit is None else limit - max(len(p.tokens) for p in prompts)
+        return room_after(self.model, self.tokenizer, prompts)
 
     def sync(self, model: PreTrainedModel, version: int = UNVERSIONED) -> None:
         """Take ``model``; it is decoded in place, so its weights are always the present ones."""
@@ -97,40 +90,14 @@ class EmbeddedEngine:
         tokens, wave = [p.tokens for p in prompts], self.side_by_side(prompts, k, sampling)
         try:
             for ended in grow(decoder, tokens, k, seeds, sampling, self.eos, wave, dropped):
-                texts = self._texts([tokens for _, tokens, _ in ended])
-                yield [
-                    Sampled(prompts[number // k], number % k, self._rollout(tokens, logp, text, number in dropped))
-                    for (number, tokens, logp), text in zip(ended, texts, strict=True)
-                ]
+                answers = [Answer(*what, what[0] in dropped) for what in ended]
+                yield sampled(answers, prompts, k, self.tokenizer, self.eos, self.version)
                 for number, prompt in enumerate(prompts if cancelled else ()):
                     if growing[number] and prompt.id in cancelled:
                         growing[number] = False
                         dropped.update(range(number * k, number * k + k))
         finally:
             self._idle = model, decoder
-
-    def _texts(self, answers: Sequence[list[int]]) -> list[str]:
-        """What was said, without the EOS; of many answers at once where the tokenizer does not tidy up afterwards."""
-        said = [tokens[:-1] if tokens[-1] in self.eos else tokens for tokens in answers]
-        tokenizer: Any = self.tokenizer
-        if getattr(tokenizer, "is_fast", False) and not tokenizer.clean_up_tokenization_spaces:
-            backend = tokenizer.backend_tokenizer
-            if len(said) < MANY:
-                return [backend.decode(tokens, skip_special_tokens=True) for tokens in said]
-            return list(backend.decode_batch(said, skip_special_tokens=True))
-        texts = (tokenizer.decode(tokens, skip_special_tokens=True) for tokens in said)
-        return [text if isinstance(text, str) else "".join(text) for text in texts]
-
-    def _rollout(self, tokens: list[int], logp: list[float], text: str, cancelled: bool) -> Rollout:
-        stopped = tokens[-1] in self.eos
-        return Rollout(
-            tokens=tuple(tokens),
-            mask=(1,) * len(tokens),
-            logp=tuple(logp),
-            text=text,
-            finished="stop" if stopped else "cancelled" if cancelled else "length",
-            version=self.version,
-        )
 
 
 def decoder_for(model: PreTrainedModel) -> Decoder | CapturedDecoder:
