@@ -53,7 +53,7 @@ def built(name: str, T: int) -> contrapose.Objective:
 def optimizer_step(run: Run) -> Callable[[], object]:
     """An update of abacus's size, ready to be taken again and again."""
     config = run.config
-    run.engine.sync(run.model, run.updates)
+    run.sync(run.updates)
     drawn = collect(
         run.pool,
         run.engine,
@@ -66,11 +66,9 @@ def optimizer_step(run: Run) -> Callable[[], object]:
         refill=True,
         max_rounds=config.filter.max_rounds,
     )
-    limit = config.batch.max_tokens
-    batch, _ = collate(drawn.accepted, run.logprobs, max_tokens=limit)
-    return lambda: update(
-        run.logprobs, run.optimizer, run.objective, batch, run.now, fresh=False, max_tokens=limit, clip=1.0
-    )
+    policy = run.policy
+    batch, _ = collate(drawn.accepted, policy.passes)
+    return lambda: update(policy.passes, policy.optimizer, run.objective, batch, run.now, fresh=False, clip=1.0)
 
 
 def times() -> None:

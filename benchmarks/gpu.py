@@ -40,8 +40,9 @@ from contrapose.policy.logprobs import LogProbs
 from contrapose.rollout.decode import EmbeddedEngine
 from contrapose.rollout.sampler import Sampling
 from contrapose.settings import Config
-from contrapose.train.collate import collate
+from contrapose.train.collate import Minibatch, collate
 from contrapose.train.parts import make_objective, make_optimizer
+from contrapose.train.passes import Passes
 from contrapose.train.update import update
 from contrapose.types import Now, Prompt
 
@@ -173,18 +174,18 @@ def peer(device: Device) -> Row | None:
 def training(device: Device, model: Any, flops: float) -> dict[str, Row]:
     """Seconds of a whole GRPO step, old log-probs and all, and of its parts. A step of short answers goes before."""
     sizes, rows, config = device.sizes, device.sizes.prompts * K, settings(device.sizes, device.sizes.answer)
-    logprobs, objective = LogProbs(model), make_objective(config)
+    passes, objective = Passes(LogProbs(model), sizes.micro_batch), make_objective(config)
     optimizer, prompts = make_optimizer(config, model), asked(sizes)
     seconds: dict[str, list[float]] = {}
 
     def step(length: int) -> dict[str, float]:
         groups = groups_of(prompts, random_tokens(sizes, [length] * rows))
-        batches, limit = [], {"max_tokens": sizes.micro_batch}
-        took = {"old log-probs": device.seconds(lambda: batches.append(collate(groups, logprobs, **limit)[0]))}
+        batches: list[Minibatch] = []
+        took = {"old log-probs": device.seconds(lambda: batches.append(collate(groups, passes)[0]))}
 
         def updates() -> None:
             for number, part in enumerate(batches[0].split(UPDATES)):
-                done = update(logprobs, optimizer, objective, part, Now(), fresh=number == 0, clip=1.0, **limit)
+                done = update(passes, optimizer, objective, part, Now(), fresh=number == 0, clip=1.0)
                 assert done.fault is None, done.fault
 
         took["updates"] = device.seconds(updates)

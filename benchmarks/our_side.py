@@ -24,6 +24,7 @@ from contrapose.settings import Config
 from contrapose.train.collate import collate
 from contrapose.train.loop import one_step
 from contrapose.train.parts import make_objective, make_optimizer, make_verifier
+from contrapose.train.passes import Passes
 from contrapose.train.pretrain import pretrain
 from contrapose.train.run import Run
 from contrapose.train.update import update
@@ -195,7 +196,7 @@ def train_batches(
             run.step = step + 1
             parts = {"generate": row["seconds_rollout"], "update": row["seconds_update"]}
             found.append({"seconds": seconds, "tokens": row["kept_tokens"], **parts})
-            if each(run.step, run.model):
+            if each(run.step, run.policy.model):
                 break
     return found
 
@@ -210,7 +211,8 @@ def exam(config: Config, problems: int) -> Callable[[Any], float]:
     def accuracy(model: Any) -> float:
         own.load_state_dict(model.state_dict())
         engine.sync(own)
-        answered = answers(engine, verifier, prompts, 1, Sampling(1.0, 1.0, LIMIT), 0, lambda group: None)
+        found = answers(engine, verifier, prompts, 1, Sampling(1.0, 1.0, LIMIT), 0, lambda group: None)
+        answered = [answer for _, answer in found]
         return sum(one.correct for one in answered) / len(answered)
 
     return accuracy
@@ -237,9 +239,9 @@ def update_on(config: Config, model: Any) -> Callable[[list[list[int]], list[lis
                 Verdict(float(i % 2), bool(i % 2), None, "correct" if i % 2 else "wrong", 0.0) for i in range(K)
             )
             groups.append(Group(Prompt(str(q), "", "", tokens=tuple(prompts[q])), rollouts, verdicts))
-        limit = config.batch.max_tokens
-        batch, _ = collate(groups, logprobs, max_tokens=limit)
+        passes = Passes(logprobs, config.batch.max_tokens)
+        batch, _ = collate(groups, passes)
         for number, part in enumerate(batch.split(parts)):
-            update(logprobs, optimizer, objective, part, Now(), fresh=number == 0, max_tokens=limit, clip=1.0)
+            update(passes, optimizer, objective, part, Now(), fresh=number == 0, clip=1.0)
 
     return updates

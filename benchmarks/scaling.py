@@ -42,7 +42,8 @@ from contrapose.policy.logprobs import LogProbs
 from contrapose.prompts import abacus
 from contrapose.rollout.decode import EmbeddedEngine
 from contrapose.rollout.sampler import Sampling
-from contrapose.train.collate import Minibatch, collate, micro_batches
+from contrapose.train.collate import Minibatch, collate
+from contrapose.train.passes import Passes
 from contrapose.train.update import accumulate, update
 from contrapose.types import Group, Prompt, Rollout, Verdict
 
@@ -114,13 +115,13 @@ class Trainer:
     """Takes ReNCE updates on rollouts of another policy, at most ``max_tokens`` at once."""
 
     def __init__(self, model: Any, max_tokens: int) -> None:
-        self.model, self.max_tokens = model, max_tokens
-        self.logprobs, self.objective = LogProbs(model), contrapose.objective("rence")
+        self.model, self.passes = model, Passes(LogProbs(model), max_tokens)
+        self.objective = contrapose.objective("rence")
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def batch(self, groups: Sequence[Group]) -> Minibatch:
         """What an update takes. The policy moves on from the one whose log-probs these are."""
-        batch, _ = collate(groups, self.logprobs, max_tokens=self.max_tokens)
+        batch, _ = collate(groups, self.passes)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for weight in self.model.parameters():
@@ -129,14 +130,14 @@ class Trainer:
 
     def update(self, batch: Minibatch) -> None:
         """One optimizer step."""
-        how = {"fresh": False, "max_tokens": self.max_tokens, "clip": 1.0}
-        done = update(self.logprobs, self.optimizer, self.objective, batch, self.objective.start(), **how)
+        parts = self.passes, self.optimizer, self.objective, batch, self.objective.start()
+        done = update(*parts, fresh=False, clip=1.0)
         assert done.fault is None
 
     def gradient(self, batch: Minibatch) -> torch.Tensor:
         """The gradient of -J, accumulated over micro-batches."""
-        plan, micro = self.objective.plan(batch.batch), micro_batches(batch.rows, self.max_tokens)
-        accumulate(self.logprobs, self.objective, batch, plan, self.objective.start(), micro, fresh=False)
+        plan = self.objective.plan(batch.batch)
+        accumulate(self.passes, self.objective, batch, plan, self.objective.start(), fresh=False)
         return gradient_of(self.model)
 
 

@@ -138,6 +138,8 @@ STEP |= {"accepted_groups": 1}
 
 OWN = "train own.toml --out run"
 SET = "train --out run --set "
+SERVER = 'rollout.servers=["http://h:1"]'
+VLLM = SET + "rollout.engine=vllm"
 WITH_MODEL = "train --out run --set eval.data= --set model.path=m"
 WITH_DATA = "train --out run --set eval.data= --set model.path=abacus --set data.template=plain --set batch.prompts=2 "
 WITH_DATA += "--set batch.updates=1 --set rollout.max_tokens=32 --set data.path="
@@ -231,6 +233,17 @@ OVERRIDES = [
     ("a module that ends", file("ends.py", "exit()"), SET + "verify.domain=ends:f", r"'ends:f' cannot .*SystemExit"),
     ("a module that is none", file("no.py", "def ("), SET + "verify.domain=no:f", r"'no:f' cannot .*SyntaxError"),
     ("no domain", nothing, SET + "verify.domain=mth", r"verify\.domain: 'mth' .*did you mean 'math'"),
+    ("no engine", nothing, SET + "rollout.engine=vlm", r"rollout\.engine: .*'embedded' or 'vllm', found 'vlm'"),
+    ("idle servers", nothing, SET + SERVER, r"rollout\.servers: the embedded engine asks none: add .*engine=vllm"),
+    ("no address", nothing, VLLM + " --set rollout.servers=['h:1']", r"rollout\.servers\.0: .* match pattern .*http"),
+    (
+        "a server twice",
+        nothing,
+        VLLM + " --set rollout.servers=['http://h:1','http://h:1']",
+        r"rollout\.servers: .*twice",
+    ),
+    ("no reader", nothing, VLLM + " --set rollout.weights=w", r"rollout\.weights: only servers read it"),
+    ("vllm, float64", nothing, VLLM + " --set model.dtype=float64", r"rollout\.engine: vllm has no float64: take"),
 ]
 MODELS = [
     ("no folder", nothing, SET + "model.path=./m", r"model\.path: \./m is not a folder: give one, or a hub name"),

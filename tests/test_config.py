@@ -141,6 +141,15 @@ def test_a_recipe_lies_over_its_base_and_that_over_its_own(tmp_path, recipe):
     )
 
 
+def test_of_several_bases_each_lies_over_those_before(tmp_path, recipe):
+    for name, lr in (("a", 1e-3), ("b", 2e-3)):
+        (tmp_path / f"{name}.toml").write_text(f"[optim]\nlr = {lr}\n" + ("eps = 1e-6\n" if name == "a" else ""))
+    c = config(recipe(f'base = ["conspo", "{tmp_path}/a.toml", "{tmp_path}/b.toml"]\n' + OWN_TABLES))
+    assert (c.optim.lr, c.optim.eps, c.objective.name, c.rollout.max_tokens) == (2e-3, 1e-6, "conspo", 8192)
+    c = config(recipe(f'base = ["{tmp_path}/b.toml", "{tmp_path}/a.toml"]\n' + OWN_TABLES))
+    assert c.optim.lr == 1e-3
+
+
 def test_hyperparameters_of_a_base_are_those_of_its_objective(tmp_path, recipe):
     """Another objective takes the base's setting, not its hyper-parameters; the override comes last."""
     path = recipe('base = "conspo/r1_qwen_7b/conspo"\n[objective]\nname = "grpo"\n[data]\npath = "y.jsonl"\n')
@@ -393,7 +402,7 @@ def test_an_unknown_recipe_names_the_nearest(wrong, near):
 
 
 def test_an_unknown_recipe_without_a_near_one_names_them_all():
-    assert "one of: abacus, cispo, conspo, dapo, " in refusal("zzz")
+    assert "one of: abacus, cispo, cluster, conspo, dapo, " in refusal("zzz")
     assert "did you mean 'conspo/r1_qwen_7b/grpo'?" in refusal("conspo/r1_qwen_7b/gprpo")
 
 

@@ -19,11 +19,12 @@ ROOMS = {
     "policy": set(),
     "report": set(),
     "rollout": {"policy"},
+    "integrations": {"objectives", "prompts", "verify"},
     "evaluate": {"prompts", "verify", "rollout", "report"},
     "train": {"config", "objectives", "prompts", "verify", "policy", "rollout", "report", "evaluate"},
     "cli": {"config", "objectives", "verify", "train", "evaluate", "report"},
 }
-ROOM_OF_FILE = {"__main__": "cli", "settings": "config"}
+ROOM_OF_FILE = {"__main__": "cli", "settings": "config", "validation": "config"}
 
 
 def room_of(path: Path) -> str:

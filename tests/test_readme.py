@@ -14,6 +14,7 @@ from contrapose.report.log import WriteFailed
 from contrapose.rollout.engine import StaleEngine
 from contrapose.settings import VerifyConfig
 from contrapose.train.guards import MAX_DRIFT, NumericalStop
+from contrapose.train.launch import LostRank
 from contrapose.types import ContraposeError, PoolExhausted, Status
 from contrapose.verify.conventions import Conventions
 from contrapose.verify.processes import GraderError
@@ -69,7 +70,7 @@ def test_the_page_on_evaluation_names_every_status_and_switch_as_it_is():
 
 def test_the_exit_codes_are_those_of_the_code():
     """Every error that a person can mend has one of them, and none stands there that nothing ends with."""
-    raised = [ContraposeError, PoolExhausted, GraderError, NumericalStop, StaleEngine, WriteFailed]
+    raised = [ContraposeError, PoolExhausted, GraderError, NumericalStop, StaleEngine, LostRank, WriteFailed]
     codes = {0, STOPPED, *(error.exit_code for error in raised)}
     page = (ROOT / "docs" / "reliability.md").read_text().partition("## Exit codes")[2]
     assert {int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)} == codes

@@ -1,5 +1,6 @@
 """Stand-ins with a script: an engine whose answers are written beforehand, and groups without a model."""
 
+import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from contrapose.rollout.sampler import Sampling
@@ -17,6 +18,23 @@ def verdict(correct: bool, reward: float | None = None, status: str = "") -> Ver
 
 def group(prompt: str, right: Sequence[bool]) -> Group:
     return Group(Prompt(prompt, prompt, "1", tokens=(3,)), (rollout(),) * len(right), tuple(map(verdict, right)))
+
+
+def ragged(count: int = 4, k: int = 8, seed: int = 0) -> list[Group]:
+    """Ragged groups: mixed, dead, shaped rewards, an empty completion, a hole in a mask."""
+    rng = random.Random(seed)
+    out = []
+    for q in range(count):
+        right = [rng.random() < 0.4 for _ in range(k)] if q else [False] * k
+        rollouts = []
+        for i in range(k):
+            tokens = tuple(rng.randrange(2, 20) for _ in range(0 if (q, i) == (1, 3) else rng.randint(1, 9)))
+            mask = tuple(int(t != 2 or len(tokens) > 2) for t in range(len(tokens)))
+            rollouts.append(Rollout(tokens, mask, (0.0,) * len(tokens), "", "stop"))
+        prompt = Prompt(f"p{q}", "", "", tokens=tuple(rng.randrange(2, 20) for _ in range(rng.randint(1, 5))))
+        verdicts = tuple(Verdict(1.0 if r else rng.choice((0.0, 0.1)), r, None, "", 0.0) for r in right)
+        out.append(Group(prompt, tuple(rollouts), verdicts))
+    return out
 
 
 def at_once(prompt: Prompt, rollouts: Sequence[Rollout]) -> list[Sampled]:

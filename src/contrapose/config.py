@@ -9,8 +9,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from contrapose.settings import Config, Places, Section, VerifyConfig, checked, validate
+from contrapose.settings import Config, Section, VerifyConfig
 from contrapose.types import ContraposeError, nearest
+from contrapose.validation import Places, checked, validate
 
 LARGEST = 1 << 20
 """Bytes of a file of settings; whatever has more is something else."""
@@ -20,9 +21,9 @@ def resolve(recipe: str | None, overrides: Sequence[str] = (), **given: Any) -> 
     """The settings of ``recipe`` (a name or a TOML file) under ``--set`` overrides, and the recipe's name.
 
     Layers, weakest first: the defaults, the objective's own recipe (its published filter, reward and batch), the
-    recipe's ``base`` (another recipe), the recipe, the overrides. Where a layer names another objective than those
-    below it, their hyper-parameters, filter and reward are left behind: they belong to a method. No recipe means
-    abacus, or, once ``data.path`` is set, the objective's own. The ``config.toml`` of a run is a recipe too.
+    recipe's ``base`` (another recipe, or several), the recipe, the overrides. Where a layer names another objective
+    than those below it, their hyper-parameters, filter and reward are left behind: they belong to a method. No recipe
+    means abacus, or, once ``data.path`` is set, the objective's own. The ``config.toml`` of a run is a recipe too.
     """
     given = {key: value for key, value in given.items() if value is not None}
     layer = {**_overrides(overrides), **given}
@@ -68,24 +69,25 @@ def _own_recipe(objective: str) -> dict[str, Any]:
 
 
 def _read_recipe(recipe: str) -> tuple[dict[str, Any], Places]:
-    """A recipe over its ``base``, that over its own, and so on; and where a person's own files set what."""
-    layers: list[dict[str, Any]] = []
+    """A recipe over its ``base``, or several, each over those before; and where a person's own files set what."""
     places: dict[str, str] = {}
-    above: set[Path] = set()
-    path: Path | None = recipe_path(recipe)
-    while path:
-        tree = read_toml(path)
-        tree.pop("run", None)
-        base = tree.pop("base", None)
-        layers.append(tree)
-        if path not in shipped().values():
-            places = {**places_in(path), **places}
-        above.add(path.resolve())
-        path = None if base is None else _base(path, base, above)
-    return reduce(_over, reversed(layers)), places
+    return _layered(recipe_path(recipe), (), places), places
 
 
-def _base(path: Path, base: Any, above: set[Path]) -> Path:
+def _layered(path: Path, above: Sequence[Path], places: dict[str, str]) -> dict[str, Any]:
+    """The file over its bases, those over their own, and so on; ``above`` are the files that this is a base of."""
+    tree = read_toml(path)
+    tree.pop("run", None)
+    named = tree.pop("base", [])
+    above = [*above, path.resolve()]
+    bases = [_base(path, base, above) for base in (named if isinstance(named, list) else [named])]
+    below = [_layered(base, above, places) for base in bases]
+    if path not in shipped().values():
+        places |= places_in(path)
+    return reduce(_over, [*below, tree])
+
+
+def _base(path: Path, base: Any, above: Sequence[Path]) -> Path:
     """The file of what ``path`` calls its ``base``, none of those ``above`` it."""
     if isinstance(base, str) and base.endswith(".toml"):
         base = str(path.parent / base)

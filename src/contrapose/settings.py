@@ -1,23 +1,15 @@
-"""The tree of settings. Every mistake is one line that names the key and the nearest valid one."""
+"""The tree of settings: what there is to set, and within which bounds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from contrapose.types import ContraposeError, nearest
-
-Places = Mapping[str, str]
-"""Where settings come from: dotted key -> file and line, empty where that is no file."""
-
-NOWHERE: Places = {}
-SHOWN = 200
-"""Characters of a wrong value that are shown."""
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
+Address = Annotated[str, Field(pattern=r"^http://[\w.-]+:\d{1,5}$")]
 
 
 def _sources(value: Any) -> Any:
@@ -39,9 +31,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-S = TypeVar("S", bound=Section)
-
-
 class ObjectiveConfig(BaseModel):
     """``name`` and that objective's own hyper-parameters, checked against its signature."""
 
@@ -57,8 +46,24 @@ class ObjectiveConfig(BaseModel):
 class ModelConfig(Section):
     path: str = ""  # folder, hub name, or "abacus"
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    compute: Literal["", "float32", "bfloat16"] = ""  # of activations and products; empty: as dtype
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them: less memory, more time
     reference: str = ""  # for a KL to a reference; empty: the model as it was before training
+
+
+class LoraConfig(Section):
+    """An adapter that is trained in place of the model's own weights (peft)."""
+
+    rank: int = Field(0, ge=0)  # 0: none
+    alpha: float = Field(32.0, gt=0, lt=1e6)
+    targets: str | list[str] = "all-linear"  # which linear maps
+
+
+class ParallelConfig(Section):
+    """Of a run in several processes (torchrun)."""
+
+    shard: int = Field(0, ge=0)  # ranks that hold one copy of weights, gradients and moments together; 0: all of them
+    offload: bool = False  # what is split lies in the host's memory while nobody needs it
 
 
 class DataConfig(Section):
@@ -91,6 +96,11 @@ class RolloutConfig(Section):
     max_drift: float = Field(
         0.0, ge=0
     )  # nats a token from the engine's log-probs to ours; 0: what model.dtype explains
+    engine: Literal["embedded", "vllm"] = "embedded"
+    servers: list[Address] = []  # vLLM's, as http://host:port; empty: vLLM in this process
+    weights: str = ""  # folder in which servers find new weights, under the same path; empty: a temporary one
+    timeout: float = Field(1800.0, gt=0, lt=1e6)  # seconds that a server may take for one answer
+    gpu_share: float = Field(0.4, gt=0, lt=1)  # of a GPU's memory, for vLLM in this process
 
 
 class BatchConfig(Section):
@@ -138,6 +148,7 @@ class OptimConfig(Section):
     eps: float = Field(1e-8, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
+    moments: Literal["full", "8bit"] = "full"  # AdamW's running means: as the weights, or in 8 bits (torchao)
     warmup: int = Field(0, ge=0)  # optimizer steps of linear warm-up
 
 
@@ -172,6 +183,8 @@ class Config(Section):
     tracking: Literal["none", "wandb", "tensorboard", "trackio"] = "none"  # who is sent the metrics too
     objective: ObjectiveConfig = ObjectiveConfig()
     model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    parallel: ParallelConfig = ParallelConfig()
     data: DataConfig = DataConfig()
     rollout: RolloutConfig = RolloutConfig()
     batch: BatchConfig = BatchConfig()
@@ -188,84 +201,3 @@ class Config(Section):
         import tomli_w
 
         return tomli_w.dumps({**self.model_dump(mode="json"), "run": dict(run)})
-
-
-def checked(model: type[S], tree: Mapping[str, Any], places: Places = NOWHERE) -> S:
-    """``tree`` as a ``model``. Raises ContraposeError that names every culprit, and its place, on one line."""
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        raise ContraposeError("; ".join(_explain(e, places) for e in error.errors())) from None
-
-
-def validate(tree: Mapping[str, Any], places: Places = NOWHERE) -> Config:
-    """Check types, ranges and combinations. Raises ContraposeError that names every culprit on one line."""
-    config = checked(Config, tree, places)
-    if fault := _impossible(config):
-        keys, line = fault
-        written = next(filter(places.get, keys), keys[0])
-        raise ContraposeError(f"{_place(written, places)}{line}")
-    return config
-
-
-def _impossible(config: Config) -> tuple[tuple[str, ...], str] | None:
-    """The first combination that cannot be: the keys that have to do with it, and what to say."""
-    for key in ("model", "data"):
-        if not getattr(config, key).path:
-            mend = f"add --set {key}.path=..., or run without it for the built-in abacus"
-            return (f"{key}.path",), f"{key}.path is not set: {mend}"
-    prompts, updates = config.batch.prompts, config.batch.updates
-    if prompts % updates:
-        below = prompts - prompts % updates
-        mend = f"take {below} or {below + updates}" if below else f"take {updates}"
-        line = f"batch.prompts: {prompts} is not divisible by batch.updates = {updates}: {mend}"
-        return ("batch.prompts", "batch.updates"), line
-    own_scorers = config.verify.domain == "reasoning_gym" or ":" in config.verify.domain
-    if not own_scorers and any(spec.startswith("gym:") for spec in config.data.sources):
-        mend = "add --set verify.domain=reasoning_gym"
-        return ("data.path",), f"data.path: only the tasks' own scorers can judge gym: problems: {mend}"
-    sources, weights = config.data.sources, config.data.weights
-    if weights and (len(weights) != len(sources) or min(weights) <= 0):
-        expected = f"expected a number above 0 for each of the {len(sources)} sources of data.path"
-        return ("data.weights",), f"data.weights: {expected}, found {weights}"
-    return None
-
-
-def _explain(error: Any, places: Places) -> str:
-    key, found = ".".join(str(part) for part in error["loc"]), error["input"]
-    place = _place(key, places)
-    if error["type"] == "extra_forbidden":
-        return f"{place}{key}: no such key{_near(key, found)}"
-    expected = "expected a table of settings" if error["type"] in ("model_type", "dict_type") else error["msg"]
-    value = repr(found)
-    shown = value if len(value) <= SHOWN else f"{value[:SHOWN]}..."
-    return f"{place}{key}: {expected[0].lower()}{expected[1:]}, found {shown}"
-
-
-def _place(key: str, places: Places) -> str:
-    """Where ``key``, or what it is a part of, is set, as the beginning of a line."""
-    while key and key not in places:
-        key = key.rpartition(".")[0]
-    place = places.get(key)
-    return f"{place}: " if place else ""
-
-
-def _near(key: str, found: Any) -> str:
-    """The key that was meant: the same one in another section, or the one that is spelled most alike."""
-    keys = _keys()
-    namesakes = [known for known in keys if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    if len(namesakes) == 1:
-        return f" (did you mean {namesakes[0]!r}?)"
-    if namesakes and key.partition(".")[0] in Config.model_fields:
-        return f" (one of: {', '.join(namesakes)})"
-    whole = f"{key}.{next(iter(found))}" if isinstance(found, Mapping) and found else key
-    return nearest(whole, namesakes or keys)
-
-
-def _keys() -> list[str]:
-    keys: list[str] = []
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        is_section = isinstance(section, type) and issubclass(section, BaseModel)
-        keys += [f"{name}.{k}" for k in section.model_fields] if is_section else [name]  # type: ignore[union-attr]
-    return keys

@@ -58,7 +58,7 @@ class Stopped(Exception):
     """A person or the machine asked the run to stop; what follows is a checkpoint, not a failure."""
 
 
-LISTED = 16
+LISTED = 20
 """A longer list of valid names is no help in one line."""
 
 

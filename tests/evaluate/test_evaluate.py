@@ -53,7 +53,8 @@ class Scripted:
 
 
 def evaluate(engine, verifier, prompts, *, samples, sampling, seed=0, each=lambda group: None):
-    return summary(answers(engine, verifier, prompts, samples, sampling, seed, each), sampling)
+    found = answers(engine, verifier, prompts, samples, sampling, seed, each)
+    return summary([answered for _, answered in found], sampling)
 
 
 def test_right_truncated_and_unanswered_are_counted():

@@ -31,7 +31,7 @@ def test_asked_in_parts_the_answers_are_those_of_asking_all_at_once(max_rows):
     """Token by token. Only the last bits of log-probs hang on who is asked beside whom, and no verdict on these."""
     whole, parts = (Watched(tiny("qwen2"), tokenizer(), (1,), max_rows) for _ in range(2))
     all_at_once = by_prompt(whole.generate(PROMPTS, 2, 3, SAMPLING))
-    found = answered(Asked(Exam("x", 2, "plain"), PROMPTS, SAMPLING), parts, 3, None, lambda: None)
+    found = answered(Asked(Exam("x", 2, "plain"), PROMPTS, SAMPLING), parts, 3, None, lambda more: None)
     said = by_prompt(parts.said)
     assert said.keys() == all_at_once.keys()
     for name, group in said.items():
@@ -49,5 +49,5 @@ def test_asked_in_parts_the_answers_are_those_of_asking_all_at_once(max_rows):
 def test_each_is_told_of_every_problem_once():
     told = []
     engine = Watched(tiny("qwen2"), tokenizer(), (1,), 6)
-    answered(Asked(Exam("x", 2, "plain"), PROMPTS, SAMPLING), engine, 3, None, lambda: told.append(1))
+    answered(Asked(Exam("x", 2, "plain"), PROMPTS, SAMPLING), engine, 3, None, told.append)
     assert len(told) == len(PROMPTS)

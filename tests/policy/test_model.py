@@ -17,9 +17,10 @@ from contrapose.policy.model import (
     pieces,
     save_model,
     torch_dtype,
+    weights_of,
 )
 from contrapose.types import ContraposeError
-from models import PLAIN, tiny, tokenizer
+from models import PLAIN, tiny, tokenizer, variant
 
 WEIGHTS = "model.safetensors"
 
@@ -307,3 +308,15 @@ def test_a_character_belongs_to_its_last_token_and_one_that_is_cut_off_is_none(b
 def test_a_tokenizer_without_a_backend_says_each_token_alone():
     alone = SimpleNamespace(decode=lambda tokens: "".join(chr(97 + t) for t in tokens))
     assert pieces(alone, [0, 1, 2]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3, tied", "llama, biases"])
+def test_weights_are_those_of_a_checkpoint_and_always_a_head(name, tmp_path):
+    model = variant(name)
+    found = dict(weights_of(model))
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert found.keys() - saved.keys() == ({"lm_head.weight"} if "tied" in name else set())
+    assert all(torch.equal(x, found[key]) for key, x in saved.items())
+    assert torch.equal(found["lm_head.weight"], model.get_output_embeddings().weight)
+    assert not any(x.requires_grad for x in found.values())

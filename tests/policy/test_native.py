@@ -168,7 +168,7 @@ def test_a_run_has_the_same_bits_without_a_compiler(monkeypatch, tmp_path):
             monkeypatch.setattr(native, "_compiled", lambda size: None)
         with Run(resolve("abacus", settings)[0], tmp_path / name) as run:
             train(run)
-            weights = [parameter.detach().clone() for parameter in run.model.parameters()]
+            weights = [parameter.detach().clone() for parameter in run.policy.model.parameters()]
         found.append((weights, (tmp_path / name / "rollouts.jsonl").read_text()))
     assert found[0][1] == found[1][1] and found[0][1]
     assert all(torch.equal(a, b) for a, b in zip(found[0][0], found[1][0], strict=True))

@@ -57,7 +57,7 @@ class Hostile:
     def _rollout(self, prompt: Prompt, index: int, name: str) -> Rollout:
         text = HOSTILE[name][0].replace("%s", prompt.answer)
         tokens = {"empty": (), "only an EOS": (self._eos,), "cut off": (5,) * LIMIT}.get(name, (6 + index, self._eos))
-        logp, _ = self._run.logprobs.without_grad([Row(prompt.tokens, tokens or (5,))])
+        logp, _ = self._run.policy.passes.logprobs.without_grad([Row(prompt.tokens, tokens or (5,))])
         finished = "length" if name == "cut off" else "stop"
         stated = tuple(logp[0, : len(tokens)].tolist())
         return Rollout(tokens, (1,) * len(tokens), stated, text, finished, self._version)

@@ -26,7 +26,7 @@ from contrapose.policy.model import load_model, load_tokenizer
 from contrapose.prompts.abacus import model_folder
 from contrapose.report import log
 from contrapose.rollout.decode import EmbeddedEngine
-from contrapose.train import checkpoint, folders, work
+from contrapose.train import folders, shards, work
 from contrapose.train.run import Run
 from contrapose.verify.verifier import Verifier
 
@@ -110,7 +110,7 @@ class Points:
         Path.rename = self.before("rename", Path.rename)
         Path.write_text = self.before("write", Path.write_text)
         shutil.rmtree = self.before("rmtree", shutil.rmtree)
-        for module in (checkpoint, work):
+        for module in (shards, work):
             module.save_file = self.before("tensors", module.save_file)
         for module in (log, folders):
             module.sync = self.before("sync", module.sync)

@@ -12,8 +12,9 @@ import torch
 
 from contrapose.report import log
 from contrapose.report.log import WriteFailed
-from contrapose.train import checkpoint, folders, work
+from contrapose.train import checkpoint, folders, shards, work
 from contrapose.train.folders import MANIFEST, damage, recover, remove, whole
+from contrapose.train.shards import load_optimizer
 from models import tiny, tokenizer
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -59,7 +60,7 @@ def operations(monkeypatch, at=None, failure=None):
     monkeypatch.setattr(Path, "write_text", watched(Path.write_text))
     monkeypatch.setattr(Path, "mkdir", watched(Path.mkdir))
     monkeypatch.setattr(shutil, "rmtree", watched(shutil.rmtree))
-    for module in (checkpoint, work):
+    for module in (shards, work):
         monkeypatch.setattr(module, "save_file", watched(module.save_file))
     for module in (log, folders):
         monkeypatch.setattr(module, "sync", watched(module.sync))
@@ -187,7 +188,7 @@ def test_moments_come_back_as_they_were(tmp_path, parts):
     model, _, optimizer = parts
     folder = saved(tmp_path, 1, parts)
     again = torch.optim.AdamW(model.parameters(), lr=0.1)
-    checkpoint.load_optimizer(folder, model, again)
+    load_optimizer(folder, model, again)
     for a, b in zip(optimizer.state_dict()["state"].values(), again.state_dict()["state"].values(), strict=True):
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 

@@ -8,9 +8,10 @@ import pytest
 
 from contrapose.prompts import abacus
 from contrapose.prompts.template import render_all
-from contrapose.settings import DataConfig, validate
+from contrapose.settings import DataConfig
 from contrapose.train.data import benchmarks_in, evaluation_prompts, refusal, survey, training_prompts
 from contrapose.types import ContraposeError, Prompt
+from contrapose.validation import validate
 from contrapose.verify.grading import Grading
 from contrapose.verify.verifier import Verifier
 from user import load_prompts

@@ -146,9 +146,9 @@ def scripted(folder, held, accuracies, *settings):
 
     for step in range(len(accuracies)):
         engine.trained_to(step)
-        found.run(step, engine, save, lambda problems: None, shown.append)
+        found.run(step, engine, save, lambda problems, more: None, shown.append)
     if len(accuracies) > config.steps:
-        found.run_chosen(engine, sync, lambda problems: None, shown.append)
+        found.run_chosen(engine, sync, lambda problems, more: None, shown.append)
     assert sorted(shown, key=lambda row: (row["step"], row["split"])) == found.rows
     assert found.rows == json.loads((folder / "eval.json").read_text())
     return found, saved, synced
@@ -256,7 +256,7 @@ def test_a_finished_run_is_not_asked_again_and_goes_back_to_any_checkpoint(tmp_p
     before = tree(tmp_path / "run")
     again, engine = resumed(tmp_path / "run", held, 4), Policy(held, [None] * 5)
     engine.trained_to(4)
-    again.run(4, engine, engine.save, lambda problems: None, lambda row: None)
+    again.run(4, engine, engine.save, lambda problems, more: None, lambda row: None)
     again.run_chosen(engine, None, None, None)
     assert not engine.asked
     assert tree(tmp_path / "run") == before
@@ -344,8 +344,8 @@ def went(folder, few, fuse=lambda *_: None, saved=None, every=1, also=lambda wei
             if step and step % every == 0:
                 saved = step
                 found.forget([step])
-            found.run(step, engine, engine.save, lambda problems: None, fuse)
-        found.run_chosen(engine, engine.load, lambda problems: None, fuse)
+            found.run(step, engine, engine.save, lambda problems, more: None, fuse)
+        found.run_chosen(engine, engine.load, lambda problems, more: None, fuse)
         found.forget([LAST])
     return saved, engine
 

@@ -49,7 +49,7 @@ def test_a_skipped_update_is_counted_named_and_dumped_and_the_run_goes_on(tmp_pa
     with started(tmp_path / "run") as run:
         assert train(run)
         assert run.updates == 5
-        assert all(p.isfinite().all() for p in run.model.parameters())
+        assert all(p.isfinite().all() for p in run.policy.model.parameters())
     found = rows(tmp_path / "run" / "metrics.jsonl")
     assert seen == [True, False, True, True, True, False]
     assert [row["skipped_updates"] for row in found] == [0, 1, 0]
@@ -81,7 +81,7 @@ def test_a_third_skip_stops_the_run_and_its_last_checkpoint_is_good(tmp_path, mo
     monkeypatch.undo()
     with started(tmp_path / "run", resume=True) as run:
         assert train(run)
-        assert all(p.isfinite().all() for p in run.model.parameters())
+        assert all(p.isfinite().all() for p in run.policy.model.parameters())
 
 
 @pytest.mark.parametrize("stamps", [True, False])
@@ -89,13 +89,13 @@ def test_an_engine_that_keeps_old_weights_is_caught_before_the_next_update(tmp_p
     """Whether or not it says which weights it has."""
     with started(tmp_path / "run") as run:
         engine, weights = run.engine, []
-        first = copy.deepcopy(run.model)
+        first = copy.deepcopy(run.policy.model)
 
         def sync(model, version=0):
             engine.model, engine.version = first, version if stamps else 0
 
         engine.sync = sync
         with pytest.raises(StaleEngine, match="step 2: " if stamps else "version 0, the policy is at version 2"):
-            train(run, lambda row: weights.extend(p.clone() for p in run.model.parameters()))
-        assert all(torch.equal(*pair) for pair in zip(weights, run.model.parameters(), strict=True))
+            train(run, lambda row: weights.extend(p.clone() for p in run.policy.model.parameters()))
+        assert all(torch.equal(*pair) for pair in zip(weights, run.policy.model.parameters(), strict=True))
     assert len(rows(tmp_path / "run" / "metrics.jsonl")) == 1

@@ -90,7 +90,7 @@ def test_whose_log_probs_are_the_old_ones(setting, stated, tmp_path):
     with started(tmp_path / "run", setting) as run:
         work = run.work = _begin(run, 0)
         old_QKT, told_QKT = work.batch.batch.old_logp_QKT, engine_logp(work.batch)
-        own_QKT = logp_of(work.batch, run.logprobs, run.config.batch.max_tokens)
+        own_QKT = logp_of(work.batch, run.policy.passes)
         drift = one_step(run, 0)["engine_drift"]
     assert torch.equal(old_QKT, told_QKT) is stated
     assert torch.equal(old_QKT, own_QKT) is not stated
@@ -104,7 +104,7 @@ def test_whose_log_probs_are_the_old_ones(setting, stated, tmp_path):
 def test_every_place_in_a_group_is_looked_at_before_anything_is_learned(tmp_path):
     """An engine that clones a prompt's past wrongly to the last of its rows."""
     with started(tmp_path / "run", "filter.mode=none") as run:
-        honest, before = run.engine.generate, [p.clone() for p in run.model.parameters()]
+        honest, before = run.engine.generate, [p.clone() for p in run.policy.model.parameters()]
 
         def lies(*asked):
             for step in honest(*asked):
@@ -113,7 +113,7 @@ def test_every_place_in_a_group_is_looked_at_before_anything_is_learned(tmp_path
         run.engine.generate = lies
         with pytest.raises(StaleEngine, match=r"step 1: .* rollout 3 of 'abacus"):
             one_step(run, 0)
-        assert all(map(torch.equal, before, run.model.parameters()))
+        assert all(map(torch.equal, before, run.policy.model.parameters()))
 
 
 def test_where_the_first_update_pushes_nobody_there_is_no_drift(tmp_path):
@@ -132,7 +132,7 @@ def lowered(rollout):
 def test_no_credit_depends_on_whose_they_are(name, tmp_path):
     with started(tmp_path / "run", f"objective.name={name}", "filter.mode=none") as run:
         batch = _begin(run, 0).batch
-        own_QKT = logp_of(batch, run.logprobs, run.config.batch.max_tokens)
+        own_QKT = logp_of(batch, run.policy.passes)
     batches = batch.batch, replace(batch.batch, old_logp_QKT=own_QKT)
     told, own = (
         credit_of(run.objective, own_QKT, run.objective.plan(b, generator=torch.Generator().manual_seed(0)), run.now)[0]
@@ -288,9 +288,9 @@ def test_every_metric_is_documented_and_every_documented_one_is_there(whole):
 def test_every_objective_trains_under_its_own_recipe(name, tmp_path):
     """Two steps, all metrics finite where they are defined, the weights moved."""
     with started(tmp_path / name, f"objective.name={name}", "steps=2", "checkpoint.every=0") as run:
-        before = {key: x.clone() for key, x in run.model.state_dict().items()}
+        before = {key: x.clone() for key, x in run.policy.model.state_dict().items()}
         assert train(run)
-        assert any(not torch.equal(x, before[key]) for key, x in run.model.state_dict().items())
+        assert any(not torch.equal(x, before[key]) for key, x in run.policy.model.state_dict().items())
     for row in rows(tmp_path / name / "metrics.jsonl"):
         assert set(row) == set(STEP) and row["accepted_groups"] == 4
         for update in row["updates"]:
@@ -302,10 +302,10 @@ def test_every_objective_trains_under_its_own_recipe(name, tmp_path):
 def test_a_frozen_reference_is_the_model_as_it_was(settings, tmp_path):
     """Semi-online DPO against the initial policy, GRPO with its published KL: credit depends on how far it has gone."""
     with started(tmp_path / "run", *settings, "steps=2", "checkpoint.every=0") as run:
-        start = {key: x.clone() for key, x in run.model.state_dict().items()}
-        assert run.reference is not None and train(run)
-        assert all(torch.equal(x, start[key]) for key, x in run.reference.model.state_dict().items())
-        assert any(not torch.equal(x, start[key]) for key, x in run.model.state_dict().items())
+        start = {key: x.clone() for key, x in run.policy.model.state_dict().items()}
+        assert run.policy.reference is not None and train(run)
+        assert all(torch.equal(x, start[key]) for key, x in run.policy.reference.logprobs.model.state_dict().items())
+        assert any(not torch.equal(x, start[key]) for key, x in run.policy.model.state_dict().items())
 
 
 @of_rence
@@ -397,7 +397,7 @@ def test_the_learning_rate_warms_up(tmp_path):
     with started(tmp_path / "warm", "optim.warmup=4", "optim.lr=8e-4") as run:
         for run.updates in range(6):
             run.set_rate()
-            seen.append(run.optimizer.param_groups[0]["lr"])
+            seen.append(run.policy.optimizer.param_groups[0]["lr"])
     assert seen == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 8e-4, 8e-4])
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 import contrapose
 from contrapose.objectives.diagnose import scored
+from contrapose.objectives.trust import kl_seen
 from contrapose.objectives.zoo import ZOO, objective
 from contrapose.policy.logprobs import LogProbs
 from contrapose.report.metrics import UPDATE
@@ -21,7 +22,8 @@ from contrapose.rollout.sampler import Sampling
 from contrapose.train.collate import Minibatch, collate
 from contrapose.train.folders import damage
 from contrapose.train.guards import MAX_DRIFT, NumericalStop, check_drift, check_skips, dump, engine_logp
-from contrapose.train.measure import kl_seen, skipped_row, update_row
+from contrapose.train.measure import skipped_row, update_row
+from contrapose.train.passes import Passes
 from contrapose.train.update import Updated, update
 from contrapose.types import Group, Prompt
 from contrapose.verify.grading import Grading
@@ -46,9 +48,9 @@ class Case:
 
     def __init__(self, name="rence", groups=GROUPS, **settings):
         self.model = tiny("qwen3", vocab=20)
-        self.logprobs = LogProbs(self.model)
+        self.passes = Passes(LogProbs(self.model), 64)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3)
-        self.batch, _ = collate(groups, self.logprobs, max_tokens=64, reference=self.logprobs)
+        self.batch, _ = collate(groups, self.passes, reference=self.passes)
         self.objective = objective(name, **settings)
         self.now = self.objective.start()
 
@@ -57,15 +59,15 @@ class Case:
         return self
 
     def update(self) -> Updated:
-        parts = self.logprobs, self.optimizer, self.objective, self.batch, self.now
-        return update(*parts, fresh=False, max_tokens=64, clip=1.0)
+        parts = self.passes, self.optimizer, self.objective, self.batch, self.now
+        return update(*parts, fresh=False, clip=1.0)
 
     def tensors(self):
         moments = [x for state in self.optimizer.state.values() for x in state.values()]
         return [*self.model.parameters(), *moments]
 
     def row(self, done):
-        kl = kl_seen(done.pushed, done.plan)
+        kl = kl_seen(done.pushed.logp_QKT, done.plan)
         found = scored(self.objective, done.pushed.logp_QKT, done.plan, self.now)
         return update_row(self.objective, done.plan, done.pushed, found, self.now, kl, done.norm)
 
@@ -91,13 +93,13 @@ def inf_logits(case):
 
 def nan_while_learning(case):
     """The pass without grad is sound, that with grad is not."""
-    states = case.logprobs.states
+    states = case.passes.logprobs.states
 
     def broken(rows):
         found = states(rows)
         return replace(found, state_ME=found.state_ME * NAN) if torch.is_grad_enabled() else found
 
-    case.logprobs.states = broken
+    case.passes.logprobs.states = broken
 
 
 def nan_reward(case):
@@ -200,7 +202,9 @@ def test_what_is_odd_but_finite_does_no_harm(case, fresh_objective):
         assert all(x is None or math.isfinite(x) for x in row.values())
         assert row.keys() == {key for key in UPDATE if not key.endswith("_after")}
         if case.objective.trust:
-            case.now = case.objective.trust.adapt(case.now, kl_seen(done.pushed, done.plan), done.plan.totals.rollouts)
+            case.now = case.objective.trust.adapt(
+                case.now, kl_seen(done.pushed.logp_QKT, done.plan), done.plan.totals.rollouts
+            )
             assert math.isfinite(case.now.kl_coef)
     assert all(x.isfinite().all() for x in case.tensors())
     assert len(case.optimizer.state) > 0
@@ -317,7 +321,7 @@ def drawn(engine, k=K, seed=0):
 
 
 def batch_of(engine, model) -> Minibatch:
-    return collate(drawn(engine), LogProbs(model), max_tokens=1024)[0]
+    return collate(drawn(engine), Passes(LogProbs(model), 1024))[0]
 
 
 @pytest.mark.parametrize("family", PLAIN)
@@ -371,7 +375,7 @@ def after_one_update(engine_type, lr, dtype=torch.float32):
     batch = batch_of(engine, model)
     drift_of(batch, dtype, 1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
-    update(logprobs, optimizer, built, batch, built.start(), fresh=True, max_tokens=1024, clip=1.0)
+    update(Passes(logprobs, 1024), optimizer, built, batch, built.start(), fresh=True, clip=1.0)
     engine.sync(model, 1)
     return batch_of(engine, model)
 

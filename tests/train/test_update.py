@@ -1,7 +1,7 @@
 """The gradient of a mini-batch does not know how it was cut."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pytest
@@ -11,10 +11,12 @@ from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.objectives.zoo import ZOO, objective
 from contrapose.policy.logprobs import LogProbs, Row
-from contrapose.train.collate import Minibatch, collate, micro_batches
+from contrapose.train.collate import Minibatch, collate
+from contrapose.train.passes import Passes
 from contrapose.train.update import accumulate
-from contrapose.types import Group, Prompt, Rollout, Verdict
+from contrapose.types import Group, Rollout
 from models import exact, tiny
+from train_scripted import ragged
 
 OBJECTIVES = {
     "rence": {},
@@ -54,6 +56,20 @@ OBJECTIVES = {
     "rloo": {},
     "reinforce": {},
 }
+
+
+@dataclass(frozen=True)
+class Cut(Passes):
+    """Passes in given micro-batches."""
+
+    max_tokens: int = 64
+    split: tuple[tuple[int, ...], ...] = (tuple(range(32)),)
+
+    def deal(self, rows, chosen=None):
+        kept = [[i for i in part if chosen is None or i in chosen] for part in self.split]
+        return [part for part in kept if part]
+
+
 NO_FIRST_PASS = [
     name for name in OBJECTIVES if "linear" in name or not name.startswith(("rence", "conspo", "disco", "dpo"))
 ]
@@ -74,27 +90,10 @@ def tiny_model(seed: int = 0) -> torch.nn.Module:
     return exact(tiny("qwen3", vocab=20, seed=seed))
 
 
-def groups(count: int = 4, k: int = 8, seed: int = 0) -> list[Group]:
-    """Ragged groups: mixed, dead, shaped rewards, an empty completion, a hole in a mask."""
-    rng = random.Random(seed)
-    out = []
-    for q in range(count):
-        right = [rng.random() < 0.4 for _ in range(k)] if q else [False] * k
-        rollouts = []
-        for i in range(k):
-            tokens = tuple(rng.randrange(2, 20) for _ in range(0 if (q, i) == (1, 3) else rng.randint(1, 9)))
-            mask = tuple(int(t != 2 or len(tokens) > 2) for t in range(len(tokens)))
-            rollouts.append(Rollout(tokens, mask, (0.0,) * len(tokens), "", "stop"))
-        prompt = Prompt(f"p{q}", "", "", tokens=tuple(rng.randrange(2, 20) for _ in range(rng.randint(1, 5))))
-        verdicts = tuple(Verdict(1.0 if r else rng.choice((0.0, 0.1)), r, None, "", 0.0) for r in right)
-        out.append(Group(prompt, tuple(rollouts), verdicts))
-    return out
-
-
 @cache
 def minibatch() -> Minibatch:
     """A mini-batch whose old and reference policies are other models."""
-    batch, _ = collate(groups(), LogProbs(tiny_model(1)), max_tokens=64, reference=LogProbs(tiny_model(2)))
+    batch, _ = collate(ragged(), Passes(LogProbs(tiny_model(1)), 64), reference=Passes(LogProbs(tiny_model(2)), 64))
     return batch
 
 
@@ -132,8 +131,10 @@ def test_any_micro_batch_split_gives_the_same_gradient(name, micro):
     model, batch = tiny_model(), minibatch()
     expected, J = whole_of(name)
     order = random.Random(7).sample(range(len(batch.rows)), len(batch.rows))
-    split = [order[i : i + micro] for i in range(0, len(order), micro)]
-    pushed = accumulate(LogProbs(model), built, batch, drawn(built, batch), built.start(), split, fresh=False)
+    split = tuple(tuple(order[i : i + micro]) for i in range(0, len(order), micro))
+    pushed = accumulate(
+        Cut(LogProbs(model), split=split), built, batch, drawn(built, batch), built.start(), fresh=False
+    )
     found = gradient_of(model)
     assert expected.norm() > 1e-4
     assert (found - expected).norm() / expected.norm() < 1e-10
@@ -156,14 +157,13 @@ def test_a_fresh_update_needs_no_first_pass(name, monkeypatch):
     """At theta = theta_old the old log-probs are the scores: same gradient, and no forward without grad."""
     built, model = built_as(name), tiny_model()
     logprobs = LogProbs(model)
-    batch, _ = collate(groups(), logprobs, max_tokens=64, reference=LogProbs(tiny_model(2)))
-    micro = micro_batches(batch.rows, 64)
+    batch, _ = collate(ragged(), Passes(logprobs, 64), reference=Passes(LogProbs(tiny_model(2)), 64))
     results = []
     for fresh in (False, True):
         model.zero_grad()
         if fresh:
             monkeypatch.setattr(LogProbs, "without_grad", None)
-        pushed = accumulate(logprobs, built, batch, drawn(built, batch), built.start(), micro, fresh=fresh)
+        pushed = accumulate(Passes(logprobs, 64), built, batch, drawn(built, batch), built.start(), fresh=fresh)
         results.append((gradient_of(model), pushed.credit_QKT, torch.tensor(pushed.J, dtype=torch.float64)))
     torch.testing.assert_close(*results, rtol=1e-8, atol=1e-12)
     assert results[0][0].norm() > 1e-4
@@ -180,7 +180,7 @@ def test_only_objectives_that_couple_rollouts_pay_for_a_first_pass(name, monkeyp
         LogProbs, "without_grad", lambda self, rows, **kw: passes.append(len(rows)) or original(self, rows, **kw)
     )
     plan = drawn(built, batch)
-    accumulate(logprobs, built, batch, plan, built.start(), [list(range(32))], fresh=False)
+    accumulate(Cut(logprobs), built, batch, plan, built.start(), fresh=False)
     without_side = 0 if built.trust else int((plan.side_QK == 0).sum())
     assert sum(passes) == (without_side if name in NO_FIRST_PASS else 32)
 
@@ -198,7 +198,7 @@ def test_rollouts_without_credit_are_spared_the_gradient_pass(name, monkeypatch)
     monkeypatch.setattr(
         LogProbs, "states", lambda self, rows: seen.append((len(rows), torch.is_grad_enabled())) or original(self, rows)
     )
-    pushed = accumulate(logprobs, built, dead, plan, built.start(), [list(range(32))], fresh=False)
+    pushed = accumulate(Cut(logprobs), built, dead, plan, built.start(), fresh=False)
     without = (plan.side_QK == 0) if name in NO_FIRST_PASS else (pushed.credit_QKT == 0).all(-1)
     spared = int(without.sum())
     assert (pushed.credit_QKT[without] == 0).all()
@@ -217,20 +217,20 @@ def test_an_update_without_any_credit_is_an_update():
     built, model = objective("grpo"), tiny_model()
     batch = minibatch()
     batch = replace(batch, batch=replace(batch.batch, reward_QK=torch.ones_like(batch.batch.reward_QK)))
-    accumulate(LogProbs(model), built, batch, drawn(built, batch), built.start(), [list(range(32))], fresh=False)
+    accumulate(Cut(LogProbs(model)), built, batch, drawn(built, batch), built.start(), fresh=False)
     assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 def test_the_token_weight_scales_the_credit():
     """Truncated importance sampling: min(pi_old under the trainer / under the engine, cap)."""
     logprobs, built = LogProbs(tiny_model()), objective("grpo")
-    plain, _ = collate(groups(), logprobs, max_tokens=64)
-    weighed, _ = collate(groups(), logprobs, max_tokens=64, is_cap=0.5)
+    plain, _ = collate(ragged(), Passes(logprobs, 64))
+    weighed, _ = collate(ragged(), Passes(logprobs, 64), is_cap=0.5)
     assert weighed.token_weight_QKT is not None
     expected = plain.batch.old_logp_QKT.exp().clamp(max=0.5)  # the scripted engine's log-probs are 0
     torch.testing.assert_close(weighed.token_weight_QKT, expected)
     pushed = [
-        accumulate(logprobs, built, b, built.plan(b.batch), built.start(), [list(range(32))], fresh=fresh).credit_QKT
+        accumulate(Cut(logprobs), built, b, built.plan(b.batch), built.start(), fresh=fresh).credit_QKT
         for b, fresh in ((plain, True), (weighed, True), (weighed, False))
     ]
     torch.testing.assert_close(pushed[1], pushed[0] * expected)
@@ -238,28 +238,28 @@ def test_the_token_weight_scales_the_credit():
 
 
 def test_masked_truncated_rollouts_get_no_credit():
-    cut = groups()
+    cut = ragged()
     cut = [Group(g.prompt, tuple(Rollout(r.tokens, r.mask, r.logp, "", "length") for r in g.rollouts[:1])
                  + g.rollouts[1:], g.verdicts) for g in cut]  # fmt: skip
     logprobs, built = LogProbs(tiny_model()), objective("conspo")
-    batch, _ = collate(cut, logprobs, max_tokens=64, mask_truncated=True)
+    batch, _ = collate(cut, Passes(logprobs, 64), mask_truncated=True)
     assert batch.batch.mask_QKT[:, 0].sum() == 0
     assert batch.batch.mask_QKT[:, 1:].sum() > 0
     plan = built.plan(batch.batch)
-    pushed = accumulate(logprobs, built, batch, plan, built.start(), [list(range(32))], fresh=True)
+    pushed = accumulate(Cut(logprobs), built, batch, plan, built.start(), fresh=True)
     assert pushed.credit_QKT[:, 0].abs().max() == 0
 
 
 def test_micro_batches_hold_every_row_once_within_the_budget():
     rng = random.Random(0)
     rows = [Row((1,) * rng.randint(1, 9), (2,) * rng.randint(0, 30)) for _ in range(100)]
-    batches = micro_batches(rows, 64)
+    batches = Passes(LogProbs(tiny_model()), 64).deal(rows)
     assert sorted(i for b in batches for i in b) == list(range(100))
     assert all(len(b) == 1 or len(b) * max(rows[i].length for i in b) <= 64 for b in batches)
 
 
 def test_minibatches_are_whole_groups_in_order():
-    batch, _ = collate(groups(5), LogProbs(tiny_model()), max_tokens=64)
+    batch, _ = collate(ragged(5), Passes(LogProbs(tiny_model()), 64))
     parts = batch.split(2)
     assert [g.prompt.id for p in parts for g in p.groups] == [f"p{q}" for q in range(5)]
     assert [len(p.rows) for p in parts] == [8 * len(p.groups) for p in parts]

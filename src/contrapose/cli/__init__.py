@@ -6,7 +6,7 @@ import os
 import sys
 from typing import NoReturn
 
-from contrapose.cli import data, evaluation, info, ledger, report, training, verification  # noqa: F401  each adds its commands
+from contrapose.cli import data, evaluation, info, ledger, plan, report, training, verification  # noqa: F401  each adds its commands
 from contrapose.cli.app import app, plain, terminal
 from contrapose.report.log import WriteFailed
 from contrapose.types import ContraposeError

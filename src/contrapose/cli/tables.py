@@ -174,6 +174,7 @@ EXTRAS = {
     "datasets": "data sets of the hub: pip install 'contrapose[hub]'",
     "reasoning-gym": "its tasks' own scorers: pip install 'contrapose[gym]'",
     "matplotlib": "contrapose report --figures: pip install 'contrapose[figures]'",
+    "vllm": "rollout.engine = vllm: pip install 'contrapose[vllm]'",
     "wandb": "tracking = wandb: pip install 'contrapose[wandb]'",
     "tensorboard": "tracking = tensorboard: pip install 'contrapose[tensorboard]'",
     "trackio": "tracking = trackio: pip install 'contrapose[trackio]'",

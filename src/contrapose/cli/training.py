@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ from contrapose.types import ContraposeError, PoolExhausted
 
 if TYPE_CHECKING:
     from contrapose.settings import Config
+    from contrapose.train.launch import Ranks
     from contrapose.train.run import Run
 
 STOPPED = 75
@@ -41,37 +44,58 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Same as --set seed=N.")] = None,
 ) -> None:
     """Train a model, and evaluate it before and after where eval.data is set."""
+    with _processes() as ranks:
+        prepare = partial(_prepare, recipe, out, resume, readmit, set_, seed)
+        config, folder = ranks.first(prepare) if ranks else prepare()
+        code = _train(config, folder, resume, readmit, ranks)
+    sys.exit(code)
+
+
+def _processes() -> AbstractContextManager[Ranks | None]:
+    """Of those that torchrun started this is one; alone it need not wait for a library to load."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return nullcontext()
+    from contrapose.train.launch import together
+
+    return together()
+
+
+def _prepare(
+    recipe: str | None, out: Path | None, resume: bool, readmit: list[str], set_: list[str], seed: int | None
+) -> tuple[Config, Path]:
+    """The settings and the folder of the run."""
     if resume:
         if out is None or recipe or set_ or seed is not None:
             raise ContraposeError(
                 "--resume: give --out RUN and nothing else; the settings are those of RUN/config.toml"
             )
-        config, folder = _saved_config(out), out
-    else:
-        from contrapose.config import resolve
-        from contrapose.train.folders import refuse_used
+        return _saved_config(out), out
+    from contrapose.config import resolve
+    from contrapose.train.folders import refuse_used
 
-        config, recipe = resolve(recipe, set_, seed=seed)
-        name = run_name(recipe, config.objective.name, config.seed, time.strftime("%m%d-%H%M%S"))
-        folder = Path("runs") / name if out is None else out
-        check_out(folder)
-        refuse_used(folder)
-        if readmit:
-            raise ContraposeError("--readmit: give --resume --out RUN with it; a new run has mastered nothing")
-    sys.exit(_train(config, folder, resume, readmit))
+    config, recipe = resolve(recipe, set_, seed=seed)
+    name = run_name(recipe, config.objective.name, config.seed, time.strftime("%m%d-%H%M%S"))
+    folder = Path("runs") / name if out is None else out
+    check_out(folder)
+    refuse_used(folder)
+    if readmit:
+        raise ContraposeError("--readmit: give --resume --out RUN with it; a new run has mastered nothing")
+    return config, folder
 
 
-def _train(config: Config, folder: Path, resume: bool, readmit: list[str]) -> int:
+def _train(config: Config, folder: Path, resume: bool, readmit: list[str], ranks: Ranks | None) -> int:
     console = terminal()
+    console.quiet = ranks is not None and not ranks.leads
     with console.status("loading") if console.is_terminal else nullcontext():
         from contrapose.cli.screen import Screen
         from contrapose.cli.tables import evaluation_table
         from contrapose.evaluate.report import REPORT
+        from contrapose.train.launch import ALONE
         from contrapose.train.loop import train as loop
         from contrapose.train.run import Run
 
         quiet()
-        run = Run(config, folder, resume=resume)
+        run = Run(config, folder, resume=resume, ranks=ranks or ALONE)
     screen = Screen(console, config.steps)
     run.on_group, run.on_eval, run.on_trained = screen.on_eval_group, screen.on_eval, screen.on_trained
     run.on_note = screen.on_note
@@ -121,7 +145,7 @@ def _after(run: Run) -> str:
 
 def _saved_config(folder: Path) -> Config:
     from contrapose.config import places_in, read_toml
-    from contrapose.settings import validate
+    from contrapose.validation import validate
 
     file = folder / "config.toml"
     if not file.exists():

@@ -72,11 +72,16 @@ def _rows(
     total = sum(len(one.prompts) for one in asked)
     rows, scores = [], []
     for one in asked:
-        found = answered(one, engine, request.seed, records, lambda: each(total))
+        found = answered(one, engine, request.seed, records, lambda more: _times(more, each, total))
         rows.append(result(request, one, found))
         scores.append(pass_at_k([a.correct for a in found], one.exam.samples, 1))
         finished(rows[-1])
     return [*rows, _mean(rows, scores)] if len(rows) > 1 else rows
+
+
+def _times(count: int, each: Callable[[int], None], total: int) -> None:
+    for _ in range(count):
+        each(total)
 
 
 def _load(exam: Exam, request: Request) -> list[Prompt]:

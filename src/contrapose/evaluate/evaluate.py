@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from contrapose.evaluate.majority import majority
 from contrapose.evaluate.statistics import Estimate, estimate, pass_at_k, sampling_error
 from contrapose.rollout.engine import RolloutEngine
+from contrapose.rollout.ranks import ALONE, Ranks
 from contrapose.rollout.sampler import Sampling
 from contrapose.types import FAULTS, Group, Prompt
 from contrapose.verify.verifier import Verifier
@@ -86,13 +87,15 @@ def answers(
     sampling: Sampling,
     seed: int,
     each: Callable[[Group], None],
-) -> list[Answered]:
-    """What became of every prompt, in their order. ``each`` sees every finished group (progress, records)."""
-    answered: dict[str, Answered] = {}
-    for group in verifier.groups(engine.generate(prompts, samples, seed, sampling), samples):
-        answered[group.prompt.id] = Answered.of(group, verifier)
-        each(group)
-    return [answered[prompt.id] for prompt in prompts]
+    ranks: Ranks = ALONE,
+) -> list[tuple[Group, Answered]]:
+    """What became of every prompt, in their order. ``each`` sees every group that this rank finished (progress)."""
+
+    def work(own: Sequence[Prompt]) -> Iterator[Group]:
+        return verifier.groups(engine.generate(own, samples, seed, sampling), samples)
+
+    groups = {group.prompt.id: group for group in ranks.share(prompts, work, each)}
+    return [(group, Answered.of(group, verifier)) for group in (groups[prompt.id] for prompt in prompts)]
 
 
 def summary(problems: Sequence[Answered], sampling: Sampling) -> Evaluation:

@@ -16,6 +16,7 @@ from contrapose.evaluate.evaluate import Answered, answers, summary
 from contrapose.evaluate.records import Records
 from contrapose.report.revision import revision
 from contrapose.rollout.engine import RolloutEngine
+from contrapose.rollout.ranks import ALONE, Ranks
 from contrapose.rollout.sampler import Sampling
 from contrapose.types import Group, Prompt
 from contrapose.verify.verifier import Verifier
@@ -74,23 +75,36 @@ class Request:
 
 
 def answered(
-    one: Asked, engine: Examinee, seed: int, records: Records | None, each: Callable[[], None]
+    one: Asked,
+    engine: Examinee,
+    seed: int,
+    records: Records | None,
+    each: Callable[[int], None],
+    ranks: Ranks = ALONE,
 ) -> list[Answered]:
-    """What became of every problem, in their order. ``each`` is called after every one of them.
+    """What became of every problem, in their order. ``each`` is told how many more of them are done; ``records`` are
+    those of the rank that writes.
 
     Problems are asked in parts whose size follows from the settings alone: the last bits of a log-prob may depend on
-    what is computed beside it, and an evaluation that was interrupted must sample the same. A part is what the engine
-    answers side by side.
+    what is computed beside it, and an evaluation that was interrupted must sample the same. A part is what the engines
+    of all ranks answer side by side.
     """
-    size = max(1, engine.side_by_side(one.prompts, one.exam.samples, one.sampling))
+    own = engine.side_by_side(one.prompts, one.exam.samples, one.sampling)
+    size = max(1, min(ranks.gather(own))) * ranks.samplers
     found: list[Answered] = []
     for start in range(0, len(one.prompts), size):
         part = one.prompts[start : start + size]
-        kept = records.taken_over(one.exam.data, part) if records else []
-        for _ in kept:
-            each()
-        found += kept or _ask(one, part, engine, seed, records, each)
+        found += _taken_over(one, part, records, each, ranks) or _ask(one, part, engine, seed, records, each, ranks)
     return found
+
+
+def _taken_over(
+    one: Asked, part: Sequence[Prompt], records: Records | None, each: Callable[[int], None], ranks: Ranks
+) -> list[Answered]:
+    kept = ranks.first(lambda: records.taken_over(one.exam.data, part) if records else [])
+    if kept:
+        each(len(kept))
+    return kept
 
 
 def _ask(
@@ -99,21 +113,23 @@ def _ask(
     engine: Examinee,
     seed: int,
     records: Records | None,
-    each: Callable[[], None],
+    each: Callable[[int], None],
+    ranks: Ranks,
 ) -> list[Answered]:
-    groups: dict[str, Group] = {}
+    told = 0
 
-    def finished(group: Group) -> None:
-        groups[group.prompt.id] = group
-        if len(groups) < len(part):  # a stop after the last one must find it written
-            each()
+    def finished(_: Group) -> None:
+        nonlocal told
+        if told < len(part) - 1:  # a stop after the last one must find it written
+            told += 1
+            each(1)
 
-    found = answers(engine, one.exam.verifier, part, one.exam.samples, one.sampling, seed, finished)
-    for prompt, what in zip(part, found, strict=True):
-        if records:
-            records.write(one.exam.data, groups[prompt.id], what)
-    each()
-    return found
+    found = answers(engine, one.exam.verifier, part, one.exam.samples, one.sampling, seed, finished, ranks)
+    if records:
+        for group, what in found:
+            records.write(one.exam.data, group, what)
+    each(len(part) - told)
+    return [what for _, what in found]
 
 
 def result(request: Request, one: Asked, found: Sequence[Answered]) -> dict[str, Any]:
@@ -123,7 +139,7 @@ def result(request: Request, one: Asked, found: Sequence[Answered]) -> dict[str,
 
 
 def settings(
-    request: Request, asked: Sequence[Asked], engine: Examinee, fingerprints: Mapping[str, Any]
+    request: Request, asked: Sequence[Asked], engine: Examinee, fingerprints: Mapping[str, Any], ranks: int = 1
 ) -> dict[str, Any]:
     """Everything that the answers, or a bit of them, depend on. ``fingerprints`` are those of the engine's model."""
     return {
@@ -140,6 +156,7 @@ def settings(
         "versions": dict(_versions()),
         "device": str(engine.model.device),
         "threads": torch.get_num_threads(),
+        "ranks": ranks,
     }
 
 

@@ -11,6 +11,7 @@ reads the parameters as they are. Dimensions beside the legend of ``types.py``: 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from contrapose.policy.adapters import is_adapted
 from contrapose.policy.fused import Rope, gated, rms_norm, turned
 
 if TYPE_CHECKING:
@@ -47,23 +49,37 @@ Linear = tuple[Tensor, Tensor | None]
 """Weight and bias."""
 
 
+def _linear(name: str) -> Any:
+    return property(lambda layer: (layer.maps[name].weight, layer.maps[name].bias))
+
+
 class Layer:
-    """The parameters of one layer, and its sliding window, or None."""
+    """One layer's sliding window, or None, and its parameters. They are looked up whenever they are asked for: where
+    weights are split they are there only while the layer computes."""
+
+    q, k, v, o, gate, up, down = map(_linear, ("q", "k", "v", "o", "gate", "up", "down"))
 
     def __init__(self, config: Any, number: int, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
+        self.module = layer
+        self.maps: dict[str, Any] = {name: getattr(attention, f"{name}_proj") for name in "qkvo"}
+        self.maps |= {name: getattr(mlp, f"{name}_proj") for name in ("gate", "up", "down")}
         self.eps = layer.input_layernorm.variance_epsilon
-        self.norms = layer.input_layernorm.weight, layer.post_attention_layernorm.weight
-        self.q, self.k, self.v, self.o = map(
-            _linear, (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
-        )
-        named = hasattr(attention, "q_norm")
-        self.head_norms = (attention.q_norm.weight, attention.k_norm.weight) if named else (None, None)
-        self.gate, self.up, self.down = map(_linear, (mlp.gate_proj, mlp.up_proj, mlp.down_proj))
         self.act = None if type(mlp.act_fn).__name__ in SILU else mlp.act_fn
         kinds = getattr(config, "layer_types", None)
         slides = not kinds or kinds[number] == "sliding_attention"
         self.window: int | None = getattr(config, "sliding_window", None) if slides else None
+
+    @property
+    def norms(self) -> tuple[Tensor, Tensor]:
+        """Before attention, and before what follows it."""
+        return self.module.input_layernorm.weight, self.module.post_attention_layernorm.weight
+
+    @property
+    def head_norms(self) -> tuple[Tensor | None, Tensor | None]:
+        """Of queries and of keys."""
+        attention = self.module.self_attn
+        return (attention.q_norm.weight, attention.k_norm.weight) if hasattr(attention, "q_norm") else (None, None)
 
 
 class Llama:
@@ -73,27 +89,37 @@ class Llama:
     """
 
     def __init__(self, model: PreTrainedModel, checkpointing: bool = False) -> None:
-        body: Any = model.model
+        self._body: Any = model.model
         self.checkpointing = checkpointing
-        self.layers = [Layer(model.config, number, layer) for number, layer in enumerate(body.layers)]
-        self.embedding, self.norm = body.embed_tokens.weight, body.norm.weight
-        self.head_size: int = body.layers[0].self_attn.head_dim
+        self.layers = [Layer(model.config, number, layer) for number, layer in enumerate(self._body.layers)]
+        self.compute = [partial(self._layer, number) for number in range(len(self.layers))]
+        """What each layer does, ``(h_NE, attend) -> h_NE``; sharding puts its hooks around it."""
+        self.head_size: int = self._body.layers[0].self_attn.head_dim
         self.groups: int = model.config.num_key_value_heads
-        self._angles = body.rotary_emb
         self.rope: Rope = torch.empty(0), torch.empty(0)
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        device: torch.device = self.embedding.device
-        return device
+        return self.embedding.device
+
+    @property
+    def embedding(self) -> Tensor:
+        weight: Tensor = self._body.embed_tokens.weight
+        return weight
+
+    @property
+    def norm(self) -> Tensor:
+        """Of the last norm."""
+        weight: Tensor = self._body.norm.weight
+        return weight
 
     @torch.no_grad()
     def reach(self, length: int) -> None:
         """Have the angles of positions below ``length`` at hand, scaling included."""
         if len(self.rope[0]) < length or self.rope[0].device != self.device:
             position_1T = torch.arange(length, device=self.device).unsqueeze(0)
-            cos_TD, sin_TD = (x[0] for x in self._angles(self.embedding, position_1T))
+            cos_TD, sin_TD = (x[0] for x in self._body.rotary_emb(self.embedding, position_1T))
             sin_TD[:, : self.head_size // 2].neg_()
             self.rope = cos_TD.contiguous(), sin_TD.contiguous()
 
@@ -106,23 +132,18 @@ class Llama:
         """Hidden states ``[N, E]`` after the last norm. ``ids_N`` are tokens of any rows, one after the other."""
         h_NE = F.embedding(ids_N, self.embedding)
         recompute = self.checkpointing and torch.is_grad_enabled()
-        for number in range(len(self.layers)):
-            if recompute:
-                h_NE = checkpoint(self._layer, number, h_NE, attend, use_reentrant=False)
-            else:
-                h_NE = self._layer(number, h_NE, attend)
+        for compute in self.compute:
+            h_NE = checkpoint(compute, h_NE, attend, use_reentrant=False) if recompute else compute(h_NE, attend)
         return rms_norm(h_NE, self.norm, self.layers[0].eps)
 
     def _layer(self, number: int, h_NE: Tensor, attend: Attend) -> Tensor:
         layer = self.layers[number]
         x_NE = rms_norm(h_NE, layer.norms[0], layer.eps)
-        q_NHD, k_NGD, v_NGD = (
-            F.linear(x_NE, *part).unflatten(1, (-1, self.head_size)) for part in (layer.q, layer.k, layer.v)
-        )
-        h_NE = _onto(h_NE, attend(number, q_NHD, k_NGD, v_NGD), layer.o)
+        q_NHD, k_NGD, v_NGD = (_map(x_NE, layer.maps[name]).unflatten(1, (-1, self.head_size)) for name in "qkv")
+        h_NE = _onto(h_NE, attend(number, q_NHD, k_NGD, v_NGD), layer.maps["o"])
         x_NE = rms_norm(h_NE, layer.norms[1], layer.eps)
-        gate_NF, up_NF = F.linear(x_NE, *layer.gate), F.linear(x_NE, *layer.up)
-        return _onto(h_NE, layer.act(gate_NF) * up_NF if layer.act else gated(gate_NF, up_NF), layer.down)
+        gate_NF, up_NF = _map(x_NE, layer.maps["gate"]), _map(x_NE, layer.maps["up"])
+        return _onto(h_NE, layer.act(gate_NF) * up_NF if layer.act else gated(gate_NF, up_NF), layer.maps["down"])
 
     def rows(self, ids_NS: Tensor, watch: Watch = lambda layer, k_NGD, v_NGD: None) -> Tensor:
         """Hidden states ``[N, S, E]`` of whole rows, padded on the right; each token sees what stands before it.
@@ -157,8 +178,11 @@ def causal(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen_SS, enable_gqa=grouped)
 
 
-def is_llama(model: PreTrainedModel) -> bool:
-    """Whether ``Llama`` computes what the model computes: by its class and parts, and measured on a few tokens."""
+def is_llama(model: PreTrainedModel, adapters: bool = False) -> bool:
+    """Whether ``Llama`` computes what the model computes: by its class and parts, and measured on a few tokens.
+
+    ``adapters`` beside its linear maps are allowed to whoever calls these, and does not read their weights alone.
+    """
     if type(model).__name__ not in FAMILY or model.config.rope_parameters.get("rope_type") in SHIFTING_ROPE:
         return False
     linear = [model.get_output_embeddings()]
@@ -166,7 +190,8 @@ def is_llama(model: PreTrainedModel) -> bool:
         attention, mlp = layer.self_attn, layer.mlp
         linear += [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
         linear += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-    if any(type(part) is not nn.Linear for part in linear) or type(model.model.embed_tokens) is not nn.Embedding:
+    known = all(type(part) is nn.Linear or (adapters and is_adapted(part)) for part in linear)
+    if not known or type(model.model.embed_tokens) is not nn.Embedding:
         return False  # an adapter may do nothing yet, so that no measurement sees it
     with torch.no_grad():
         ids_NS = torch.arange(8, device=model.device).remainder(model.config.vocab_size).view(2, 4)
@@ -176,11 +201,14 @@ def is_llama(model: PreTrainedModel) -> bool:
     return bool(far <= TOLERANCE[model.dtype] * scale) or not bool(scale.isfinite())
 
 
-def _linear(linear: Any) -> Linear:
-    return linear.weight, linear.bias
+def _map(x: Tensor, linear: Any) -> Tensor:
+    """``linear(x)``; an adapter's own call adds what it has learned."""
+    mapped: Tensor = F.linear(x, linear.weight, linear.bias) if type(linear) is nn.Linear else linear(x)
+    return mapped
 
 
-def _onto(h_NE: Tensor, x: Tensor, linear: Linear) -> Tensor:
+def _onto(h_NE: Tensor, x: Tensor, linear: Any) -> Tensor:
     """``h + linear(x)``, added where the product is written."""
-    weight, bias = linear
-    return torch.addmm(h_NE if bias is None else h_NE + bias, x, weight.t())
+    if type(linear) is not nn.Linear:
+        return h_NE + _map(x, linear)
+    return torch.addmm(h_NE if linear.bias is None else h_NE + linear.bias, x, linear.weight.t())

@@ -7,11 +7,11 @@ The credit is known before the gradient pass, so the head's gradient is taken ch
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -40,11 +40,12 @@ class LogProbs:
     """
 
     def __init__(self, model: PreTrainedModel, temperature: float = 1.0, *, checkpointing: bool = False) -> None:
-        self.model = model
+        self.model, self.device = model, model.device  # split weights may lie elsewhere
         self.temperature = temperature
-        self._llama = Llama(model, checkpointing) if is_llama(model) else None
+        self._llama = Llama(model, checkpointing) if is_llama(model, adapters=True) else None
         self._checkpointing = checkpointing
-        if checkpointing and self._llama is None and not _layers(model):
+        self.split: Any = None  # the model, where its weights are split
+        if checkpointing and self._llama is None and not layers_of(model):
             raise ContraposeError(
                 f"model.gradient_checkpointing: {type(model).__name__} has no layers to recompute: turn it off"
             )
@@ -60,7 +61,22 @@ class LogProbs:
         with torch.no_grad():
             states = self.states(rows)
             logp_M, entropy_M = states.logp(entropy=entropy)
+            if self.split:
+                self.split.reshard()  # the head was kept for this; the next step's is another
             return states.dense(logp_M), states.dense(entropy_M)
+
+    def compute_within_layers(self) -> None:
+        """Let the hooks of a model that was split see every pass: of each layer, and of all that is around them."""
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        self.split = model = cast(Any, self.model)
+        model.compute = _ask
+        register_fsdp_forward_method(model, "compute")
+        if self._llama:
+            for number, layer in enumerate(self._llama.layers):
+                layer.module.compute = self._llama.compute[number]
+                register_fsdp_forward_method(layer.module, "compute")
+                self._llama.compute[number] = layer.module.compute
 
     def states(self, rows: Sequence[Row]) -> States:
         """The states that choose the response tokens of ``rows``, differentiable unless grad is off.
@@ -69,14 +85,21 @@ class LogProbs:
         """
         if not all(row.prompt for row in rows):
             raise ValueError("a row needs a prompt: its first response token is chosen by the state before it")
-        device = self.model.device
+        device = self.device
         lengths = [len(row.response) for row in rows]
         row_M = put([row for row, length in enumerate(lengths) for _ in range(length)], device)
         t_M = put([t for length in lengths for t in range(length)], device)
         chosen_M = put([token for row in rows for token in row.response], device)
         head = self.model.get_output_embeddings() if self._plain_head else None
-        state_ME = states_of(self._llama, rows) if self._llama else self._foreign(rows, row_M, t_M)
+        state_ME: Tensor = (
+            self.split.compute(partial(self._states, rows, row_M, t_M))
+            if self.split
+            else self._states(rows, row_M, t_M)
+        )
         return States(state_ME, chosen_M, (row_M, t_M), (len(rows), max(lengths)), self.temperature, head)
+
+    def _states(self, rows: Sequence[Row], row_M: Tensor, t_M: Tensor) -> Tensor:
+        return states_of(self._llama, rows) if self._llama else self._foreign(rows, row_M, t_M)
 
     def _foreign(self, rows: Sequence[Row], row_M: Tensor, t_M: Tensor) -> Tensor:
         """Hidden states, or where the head is not plain logits, from the model's own forward pass."""
@@ -174,14 +197,20 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     @once
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return *(None if d is None else (d * grad).to(ctx.dtype) for d in ctx.gradients), None, None
+        gradients, ctx.gradients = ctx.gradients, ()  # the largest would live on until the next micro-batch has its own
+        return *(None if d is None else d.mul_(grad).to(ctx.dtype) for d in gradients), None, None
+
+
+def _ask(work: Callable[[], Tensor]) -> Tensor:
+    """So that hooks look for tensors among none of the arguments: rows are thousands of numbers."""
+    return work()
 
 
 @contextmanager
 def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
     """Within, the layers of a foreign model keep no activations. They are not told that they train: dropout stays off,
     and decoding keeps its cache."""
-    before = [(layer, vars(layer).get("forward")) for layer in _layers(model)]
+    before = [(layer, vars(layer).get("forward")) for layer in layers_of(model)]
     for layer, _ in before:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
@@ -193,7 +222,8 @@ def _checkpointed(model: PreTrainedModel) -> Iterator[None]:
                 layer.forward = own
 
 
-def _layers(model: PreTrainedModel) -> list[torch.nn.Module]:
+def layers_of(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """The blocks that a model's hidden states go through one after the other."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

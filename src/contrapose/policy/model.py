@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +12,7 @@ from contrapose.types import ContraposeError, nearest
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
@@ -106,10 +107,49 @@ def load_model(path: str | Path, dtype: str = "float32", device: str | None = No
     return cast("PreTrainedModel", model)
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Write ``model`` and ``tokenizer`` as a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
-    model.save_pretrained(str(folder))
+def blank_model(folder: str | Path, dtype: str = "float32") -> PreTrainedModel:
+    """A model as the ``config.json`` in ``folder`` has it, on the GPU where there is one, for weights still to come."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    _refuse_bad_folder(folder)
+    with _plain_errors(folder):
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
+        auto: Any = AutoModelForCausalLM
+        model = auto.from_config(config, dtype=torch_dtype(dtype), trust_remote_code=False)
+        model.generation_config = GenerationConfig.from_pretrained(str(folder))
+    return cast("PreTrainedModel", model.to("cuda" if torch.cuda.is_available() else "cpu").eval())
+
+
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write ``model`` and ``tokenizer`` as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
+
+    ``weights`` are the model's where it does not hold them whole.
+    """
+    model.save_pretrained(str(folder), state_dict=weights)
     tokenizer.save_pretrained(str(folder))
+
+
+def save_about(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """The same without any weights."""
+    model.config.save_pretrained(str(folder))
+    model.generation_config.save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))
+
+
+def weights_of(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Every weight under its name in a Hugging Face checkpoint, where the model has it: detached, not copied.
+
+    The head is among them also where it is tied to the embeddings, and no checkpoint has it: an engine that takes
+    weights in place may keep a head of its own.
+    """
+    for name, weight in model.state_dict().items():
+        yield name, weight.detach()
 
 
 def pieces(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int]) -> list[str]:
@@ -191,6 +231,8 @@ def _refuse_bad_weights(folder: Path) -> None:
     names = [WEIGHTS]
     if not (folder / WEIGHTS).is_file():
         if not index.is_file():
+            if any(folder.glob("shard-*.safetensors")):
+                raise ContraposeError(f"model.path: {folder} holds the parts of a checkpoint: give the run's model/")
             found = ", ".join(sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)) or "no weights at all"
             raise ContraposeError(f"model.path: {folder} holds {found}; safetensors are required: convert it first")
         listed = _json_object(index).get("weight_map")

@@ -1,7 +1,7 @@
 """Everything needed to go on bit for bit, and nothing else. A checkpoint is whole or absent.
 
     checkpoints/step-000040/
-        model/                  Hugging Face format: weights, config, tokenizer
+        model/                  weights, config, tokenizer (``train/shards.py``)
         optimizer.safetensors   moments by parameter name
         state.json              step, schedules, prompt pool, evaluations, lengths of the jsonl files
         work.json, .safetensors a step that was begun (``train/work.py``)
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from contrapose.policy.model import save_model
 from contrapose.report.log import WriteFailed, free_bytes
-from contrapose.train.folders import damage, recover, remove, whole
+from contrapose.rollout.ranks import ALONE, Ranks
+from contrapose.train.folders import damage, recover, remove, whole_by_all
+from contrapose.train.shards import save_policy
 from contrapose.train.work import Work
 
 if TYPE_CHECKING:
@@ -51,27 +51,30 @@ def save(
     state: dict[str, Any],
     work: Work | None,
     keep: int,
+    ranks: Ranks = ALONE,
+    in_parts: bool = False,
 ) -> Path:
-    """Write ``run/checkpoints/step-<step>`` and drop all but the newest ``keep``. Returns its path.
+    """Write ``run/checkpoints/step-<step>`` and drop all but the newest ``keep``. Returns its path. All ranks do.
 
     Raises WriteFailed where there is no room for it, or the disk refuses; the ones before are then as they were.
     """
     folder = run / "checkpoints" / f"step-{step:06d}"
-    refuse_full_disk(folder, model, sum(x.nbytes for moments in optimizer.state.values() for x in moments.values()))
-    with whole(folder) as beside:
-        save_model(model, tokenizer, beside / "model")
-        save_file(_flatten(model, optimizer), beside / "optimizer.safetensors")
-        (beside / "state.json").write_text(json.dumps(state, indent=1))
-        if work:
+    if ranks.leads:
+        refuse_full_disk(folder, model, sum(x.nbytes for moments in optimizer.state.values() for x in moments.values()))
+    with whole_by_all(folder, ranks) as beside:
+        save_policy(beside, model, tokenizer, optimizer, ranks, in_parts)
+        if ranks.leads:
+            (beside / "state.json").write_text(json.dumps(state, indent=1))
+        if ranks.leads and work:
             work.save(beside)
-    for old in saved(run)[: -max(1, keep)]:
+    for old in saved(run)[: -max(1, keep)] if ranks.leads else ():
         remove(old)
     return folder
 
 
 def refuse_full_disk(folder: Path, model: PreTrainedModel, moments: int | None = None) -> None:
     """Raise WriteFailed where ``model`` and ``moments`` bytes (None: as many as a trained one has) do not fit."""
-    weights = sum(p.nbytes for p in model.parameters())
+    weights = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     need, free = weights + (MOMENTS * weights if moments is None else moments), free_bytes(folder)
     if need > free:
         raise WriteFailed(f"{folder}: a checkpoint needs {need:,} bytes, {free:,} are free: make room, or choose --out")
@@ -107,27 +110,6 @@ def load_state(folder: Path) -> dict[str, Any]:
     """The plain values of a checkpoint."""
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
     return state
-
-
-def load_optimizer(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Put the saved moments back; the rates and other settings stay those of ``optimizer``."""
-    tensors = load_file(folder / "optimizer.safetensors", device=str(model.device))
-    names = [name for name, _ in model.named_parameters()]
-    keys = sorted({key.rpartition("/")[2] for key in tensors})
-    present = [i for i, name in enumerate(names) if f"{name}/step" in tensors]
-    state = {i: {key: tensors[f"{names[i]}/{key}"] for key in keys} for i in present}
-    for moments in state.values():
-        moments["step"] = moments["step"].cpu()
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _flatten(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": value.contiguous()
-        for parameter, moments in optimizer.state.items()
-        for key, value in moments.items()
-    }
 
 
 def _lost_rows(folder: Path) -> str | None:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from contrapose.policy.logprobs import LogProbs, Row
-from contrapose.policy.states import put
+from contrapose.policy.logprobs import Row
+from contrapose.train.passes import Passes
 from contrapose.types import Batch, Group
 
 
@@ -45,43 +45,10 @@ class Minibatch:
         )
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[int]]:
-    """Indices of ``rows`` in padded micro-batches of at most ``max_tokens``, sorted by length to waste little."""
-    order = sorted(range(len(rows)), key=lambda i: rows[i].length)
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and (len(batches[-1]) + 1) * rows[i].length <= max_tokens:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
-
-
-def no_grad_pass(
-    logprobs: LogProbs, rows: Sequence[Row], length: int, micro: Sequence[Sequence[int]], *, entropy: bool = False
-) -> tuple[Tensor, Tensor]:
-    """``(logp, entropy)`` of all rows, each ``[N, length]``, zero beyond a response. No grad."""
-    logp_NT = _zeros(logprobs, len(rows), length)
-    entropy_NT = torch.zeros_like(logp_NT)
-    for index in micro:
-        logp, entropies = logprobs.without_grad([rows[i] for i in index], entropy=entropy)
-        at = put(index, logp_NT.device)
-        logp_NT[at, : logp.shape[1]] = logp
-        entropy_NT[at, : logp.shape[1]] = entropies
-    return logp_NT, entropy_NT
-
-
-def _zeros(logprobs: LogProbs, *shape: int) -> Tensor:
-    """Room for log-probs."""
-    wide = torch.promote_types(logprobs.model.dtype, torch.float32)
-    return torch.zeros(shape, device=logprobs.model.device, dtype=wide)
-
-
-def logp_of(minibatch: Minibatch, logprobs: LogProbs, max_tokens: int) -> Tensor:
+def logp_of(minibatch: Minibatch, passes: Passes) -> Tensor:
     """Log-probs of a mini-batch's responses under the policy as it is now, ``[Q, K, T]``. No grad."""
     shape_QKT = minibatch.batch.mask_QKT.shape
-    micro = micro_batches(minibatch.rows, max_tokens)
-    return no_grad_pass(logprobs, minibatch.rows, shape_QKT[2], micro)[0].view(shape_QKT)
+    return passes.without_grad(minibatch.rows, shape_QKT[2])[0].view(shape_QKT)
 
 
 def dense(values: Sequence[Sequence[float]], like_NT: Tensor) -> Tensor:
@@ -94,11 +61,10 @@ def dense(values: Sequence[Sequence[float]], like_NT: Tensor) -> Tensor:
 
 def collate(
     groups: Sequence[Group],
-    logprobs: LogProbs,
+    passes: Passes,
     *,
-    max_tokens: int,
     stated: bool = False,
-    reference: LogProbs | None = None,
+    reference: Passes | None = None,
     mask_truncated: bool = False,
     is_cap: float = 0.0,
 ) -> tuple[Minibatch, float]:
@@ -114,14 +80,13 @@ def collate(
     verdicts = [v for g in groups for v in g.verdicts]
     rows = tuple(Row(g.prompt.tokens, r.tokens) for g in groups for r in g.rollouts)
     length = max(1, *(len(r.tokens) for r in rollouts))
-    micro = micro_batches(rows, max_tokens)
-    like_NT = _zeros(logprobs, len(rows), length)
+    like_NT = passes.zeros(len(rows), length)
     mask_NT, told = dense([r.mask for r in rollouts], like_NT), [r.logp for r in rollouts]
     if stated:
         old_NT = dense(told, like_NT)
         entropy_NT = -old_NT
     else:
-        old_NT, entropy_NT = no_grad_pass(logprobs, rows, length, micro, entropy=True)
+        old_NT, entropy_NT = passes.without_grad(rows, length, entropy=True)
     entropy = float((entropy_NT * mask_NT).sum() / mask_NT.sum().clamp(min=1))
     weight_NT = (old_NT - dense(told, like_NT)).exp().clamp(max=is_cap) if is_cap > 0 else None
     if mask_truncated:
@@ -135,7 +100,7 @@ def collate(
         present_QK=torch.ones(shape_QK, dtype=torch.bool, device=old_NT.device),
     )
     if reference is not None:
-        reference_NT, _ = no_grad_pass(reference, rows, length, micro)
+        reference_NT, _ = reference.without_grad(rows, length)
         batch = replace(batch, reference_logp_QKT=reference_NT.unflatten(0, shape_QK))
     return Minibatch(
         tuple(groups), rows, batch, None if weight_NT is None else weight_NT.unflatten(0, shape_QK)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from contrapose.prompts.pool import PromptPool
 from contrapose.rollout.engine import RolloutEngine, StaleEngine
+from contrapose.rollout.ranks import ALONE, Ranks
 from contrapose.rollout.sampler import Sampling, seed_of
 from contrapose.types import UNVERSIONED, Fate, Group, PoolExhausted, Prompt, Sampled, Verdict
 from contrapose.verify.verifier import Verifier
@@ -57,13 +58,15 @@ def collect(
     max_rounds: int,
     early_stop: bool = False,
     each: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Collected:
     """Rounds of drawing until ``wanted`` groups are accepted (without ``refill``: drawn).
 
-    Each round draws what is still needed at the recent rate of acceptance, at most twice the batch. With ``early_stop``
-    the rest of a group is cancelled once what has finished decides that it will not be trained on. ``each`` is
-    called after every finished group and may raise Stopped. Raises PoolExhausted after ``max_rounds`` rounds, and
-    StaleEngine, before it is judged, at a rollout that was not sampled from the weights of ``version``.
+    Each round draws what is still needed at the recent rate of acceptance, at most twice the batch; ``ranks`` share the
+    prompts. With ``early_stop`` the rest of a group is cancelled once what has finished decides that it will not be
+    trained on. ``each`` is called after every finished group and may raise Stopped. Raises PoolExhausted after
+    ``max_rounds`` rounds, and StaleEngine, before it is judged, at a rollout that was not sampled from the weights of
+    ``version``.
     """
     out = Collected(wanted)
     cancelled: set[str] = set()
@@ -83,11 +86,13 @@ def collect(
             missing = wanted - len(out.accepted)
             prompts = pool.draw(min(pool.needed(missing), 2 * wanted) if refill else wanted - len(out.judged))
             cancelled.clear()
-            found: dict[str, Group] = {}
-            sampled = engine.generate(prompts, k, seed_of(seed, out.rounds), sampling, cancelled)
-            for group in verifier.groups(_only(version, sampled), k, watch if early_stop else None):
-                found[group.prompt.id] = group
-                each()
+            seed_of_round = seed_of(seed, out.rounds)
+
+            def sampled(own: Sequence[Prompt], seed: int = seed_of_round) -> Iterator[Group]:
+                rollouts = engine.generate(own, k, seed, sampling, cancelled)
+                return verifier.groups(_only(version, rollouts), k, watch if early_stop else None)
+
+            found = {group.prompt.id: group for group in ranks.share(prompts, sampled, lambda group: each())}
             fates = [pool.judge(found[p.id]) for p in prompts]  # in the order of drawing, not of finishing
             pool.observe(fates.count("train"), len(fates))
             for prompt, fate in zip(prompts, fates, strict=True):

@@ -12,25 +12,28 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
 from contrapose.evaluate.exam import Asked, Exam, Examinee, Request, answered, fingerprints, result, settings
-from contrapose.evaluate.records import begun_with, recording
+from contrapose.evaluate.records import Records, begun_with, recording
 from contrapose.prompts.catalogue import find
 from contrapose.report.log import WriteFailed, on_disk, write_json
+from contrapose.rollout.ranks import ALONE, Ranks
 from contrapose.rollout.sampler import Sampling, seed_of
 from contrapose.settings import Config
-from contrapose.train.folders import damage, recover, remove, whole
+from contrapose.train.folders import damage, recover, remove, whole_by_all
 from contrapose.types import Prompt
 from contrapose.verify.verifier import Verifier
 
 Split = Literal["test", "validation", "train"]
 
-Each = Callable[[int], None]
-"""Told after every problem how many there are in its data set."""
+Each = Callable[[int, int], None]
+"""Told how many problems there are in a data set, and how many more of them are done."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,10 @@ class Evaluations:
     where the policy and all else that it depends on is the same.
     """
 
-    def __init__(self, config: Config, folder: Path, sets: list[EvalSet]) -> None:
+    def __init__(self, config: Config, folder: Path, sets: list[EvalSet], ranks: Ranks = ALONE) -> None:
         self.rows: list[dict[str, Any]] = []
         self.sets = sets
-        self._config, self._folder = config, folder
+        self._config, self._folder, self._ranks = config, folder, ranks
         self._names = folder_names(held.data for held in sets)
         self._sampling = Sampling(config.eval.temperature, config.eval.top_p, config.rollout.max_tokens)
 
@@ -138,7 +141,7 @@ class Evaluations:
                 row = self._row(held, step, engine, policy, each)
                 self.rows.append(row)
                 if held.split == "validation" and self.chosen is row:
-                    with whole(self.best(step)) as beside:  # the one before stays until it is forgotten
+                    with whole_by_all(self.best(step), self._ranks) as beside:  # the one before is forgotten later
                         save(beside)
                 self._write()
                 on_row(row)
@@ -167,10 +170,7 @@ class Evaluations:
         """Go on from a checkpoint after ``step``: what was evaluated up to there stands, the rest is done again.
 
         Raises WriteFailed where the chosen policy, or ``eval.json``, is not as it was saved."""
-        recover(self._folder / "best", "step-*")
-        self.rows = [row for row in self._read() if row["step"] <= step]
-        if self.chosen:
-            self._saved(self.chosen["step"])
+        self.rows = self._ranks.first(lambda: self._rows_until(step))
         if self.sets:
             self._write()
 
@@ -178,7 +178,7 @@ class Evaluations:
         """Remove the policies that none of these steps had chosen: those of the kept checkpoints."""
         known = [chosen([row for row in self.rows if row["step"] <= step]) for step in steps]
         kept = [self.best(row["step"]) for row in known if row]
-        for folder in (self._folder / "best").glob("step-*"):
+        for folder in (self._folder / "best").glob("step-*") if self._ranks.leads else ():
             if folder not in kept:
                 remove(folder)
 
@@ -218,18 +218,32 @@ class Evaluations:
             dtype=config.model.dtype,
             seed=seed_of(config.seed, "evaluation"),
         )
-        folder, told = self.answers(step, held.data), settings(request, [asked], engine, policy)
-        if folder.exists() and not begun_with(folder, told):
-            with on_disk(folder):
-                shutil.rmtree(folder)
-        with recording(folder, told, resume=True) as records:
-            found = answered(asked, engine, request.seed, records, lambda: each(len(held.prompts)))
-            row = result(request, asked, found)
-            records.finish([row])
+        folder, ranks = self.answers(step, held.data), self._ranks
+        told = settings(request, [asked], engine, policy, ranks.world)
+        with self._recording(folder, told) if ranks.leads else nullcontext() as records:
+            ask = partial(each, len(held.prompts))
+            row = result(request, asked, answered(asked, engine, request.seed, records, ask, ranks))
+            if records:
+                records.finish([row])
         same_in_all = ("model", "template", "seed")
         answers = folder.relative_to(self._folder).as_posix()
         about = {"step": step, "data": held.data, "split": held.split, "answers": answers}
         return about | {key: value for key, value in row.items() if key not in same_in_all}
+
+    @contextmanager
+    def _recording(self, folder: Path, told: Mapping[str, Any]) -> Iterator[Records]:
+        if folder.exists() and not begun_with(folder, told):
+            with on_disk(folder):
+                shutil.rmtree(folder)
+        with recording(folder, told, resume=True) as records:
+            yield records
+
+    def _rows_until(self, step: int) -> list[dict[str, Any]]:
+        recover(self._folder / "best", "step-*")
+        rows = [row for row in self._read() if row["step"] <= step]
+        if row := chosen(rows):
+            self._saved(row["step"])
+        return rows
 
     def _saved(self, step: int) -> Path:
         """The chosen policy's folder, whole."""
@@ -251,6 +265,8 @@ class Evaluations:
         sets = [(held.data, held.split) for held in self.sets]
         at = {about: number for number, about in enumerate(sets)}  # the order is no matter of what came when
         self.rows.sort(key=lambda row: (row["step"], at.get((row["data"], row["split"]), len(at))))
+        if not self._ranks.leads:
+            return
         write_json(self._folder / "eval.json", self.rows)
         if choice := self.choice():
             write_json(self._folder / "choice.json", choice)

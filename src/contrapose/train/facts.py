@@ -16,8 +16,8 @@ from contrapose.report.revision import revision
 from contrapose.types import Prompt
 
 
-def facts() -> dict[str, Any]:
-    """Versions, revision, device, threads."""
+def facts(ranks: int = 1) -> dict[str, Any]:
+    """Versions, revision, device, threads, processes."""
     import transformers
 
     return {
@@ -28,6 +28,7 @@ def facts() -> dict[str, Any]:
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
+        "ranks": ranks,
     }
 
 

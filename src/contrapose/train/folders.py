@@ -11,11 +11,15 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from contrapose.report.log import WriteFailed, make_folder, on_disk, room, sync
 from contrapose.types import ContraposeError
+
+if TYPE_CHECKING:
+    from contrapose.rollout.ranks import Ranks
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -48,6 +52,16 @@ def whole(folder: Path) -> Iterator[Path]:
         beside.rename(folder)
         sync(folder.parent)
         _delete(old)
+
+
+@contextmanager
+def whole_by_all(folder: Path, ranks: Ranks) -> Iterator[Path]:
+    """``whole``, to which every rank may write."""
+    with whole(folder) if ranks.leads else nullcontext(_beside(folder)) as beside:
+        ranks.wait()  # until it is there
+        yield beside
+        ranks.wait()  # until everything is
+    ranks.wait()
 
 
 def recover(parent: Path, *names: str) -> None:

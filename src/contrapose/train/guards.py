@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from contrapose.policy.sharding import whole
 from contrapose.report.log import write_json
-from contrapose.rollout.engine import StaleEngine
+from contrapose.rollout.engine import MAX_DRIFT, StaleEngine
 from contrapose.train.collate import Minibatch, dense
-from contrapose.train.folders import whole
+from contrapose.train.folders import whole as whole_folder
 from contrapose.types import ContraposeError, Now
 
 if TYPE_CHECKING:
@@ -29,11 +30,6 @@ if TYPE_CHECKING:
 
 SKIPS, WITHIN = 2, 20
 """So many of the last so many updates may be skipped. One may be bad luck; more are not the data's fault."""
-
-MAX_DRIFT = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.3}
-"""Mean gap between the engine's and the trainer's log-probs of the same tokens, nats a token. Honest is what rounding
-explains: at most 6e-6 in float32 and 0.1 in bfloat16, in models of 2 to 24 layers; ``rollout.max_drift`` sets another
-bound."""
 
 
 class NumericalStop(ContraposeError):
@@ -87,7 +83,7 @@ def fault_of(minibatch: Minibatch, pushed: Pushed) -> Fault | None:
 
 def gradient_of(model: torch.nn.Module) -> tuple[Tensor, Fault | None]:
     """The gradient's norm, and what is wrong with it."""
-    norm = get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    norm = whole(get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
     if math.isfinite(norm):
         return norm, None
     name, value = _culprit((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
@@ -96,7 +92,7 @@ def gradient_of(model: torch.nn.Module) -> tuple[Tensor, Fault | None]:
 
 def check_weights(model: torch.nn.Module) -> None:
     """Raise NumericalStop that names the first weight that is not finite."""
-    if not math.isfinite(get_total_norm(model.parameters())):
+    if not math.isfinite(whole(get_total_norm(model.parameters()))):
         name, value = _culprit(model.named_parameters())
         raise NumericalStop(
             f"a weight of {name} is {value:g}, and nothing was saved since the last checkpoint: lower optim.lr"
@@ -107,7 +103,8 @@ def check_weights(model: torch.nn.Module) -> None:
 def _culprit(named: Iterable[tuple[str, Tensor]]) -> tuple[str, float]:
     """The first tensor that holds what is not finite, and that; the largest number where only its square is not."""
     largest = "", 0.0
-    for name, x in named:
+    for name, part in named:
+        x = whole(part)
         odd = x[~x.isfinite()]
         if len(odd):
             return name, float(odd[0])
@@ -154,7 +151,7 @@ def dump(
     told = {"line": str(fault), **asdict(fault), "value": str(fault.value), "step": step, "update": number}
     told |= {**vars(now), "settings": settings, "groups": [group_row(step, g, "train") for g in minibatch.groups]}
     folder = run / "faults" / f"step-{step:06d}-update-{number:02d}"
-    with whole(folder) as beside:
+    with whole_folder(folder) as beside:
         save_file(
             {name: x.cpu().clone(memory_format=torch.contiguous_format) for name, x in tensors.items()}
             | _flat("prompt_tokens", prompts)
@@ -185,7 +182,7 @@ def check_drift(
     """The canary: the mean gap between the engine's and the trainer's log-probs of a fresh batch, nats a token.
 
     ``own_QKT`` are the trainer's. Where they are not finite nobody looked, or it is not the engine's fault and left to
-    ``fault_of``: without any other there is no gap, None. ``dtype`` is that of the weights. Raises StaleEngine, naming
+    ``fault_of``: without any other there is no gap, None. ``dtype`` is what they compute in. Raises StaleEngine, naming
     the worst rollout, above ``most``, or, where that is 0, ``MAX_DRIFT``.
     """
     most = most or MAX_DRIFT[dtype]

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from contrapose.objectives.diagnose import scored
+from contrapose.objectives.trust import kl_seen
 from contrapose.rollout.sampler import seed_of
 from contrapose.train.alarms import alarms
 from contrapose.train.collate import Minibatch, collate, logp_of
 from contrapose.train.collect import Collected, collect
 from contrapose.train.guards import Fault, check_drift, check_skips, dump
-from contrapose.train.measure import after_row, kl_seen, skipped_row, step_row, update_row, verifier_alarm
+from contrapose.train.measure import after_row, skipped_row, step_row, update_row, verifier_alarm
 from contrapose.train.record import Detail, detailed, group_row, ledger_rows, trained_rows
 from contrapose.train.run import Run
 from contrapose.train.update import Pushed, update
@@ -65,7 +66,7 @@ def one_step(run: Run, step: int) -> dict[str, Any]:
                 run.stop.check()
                 _one_update(run, step, work, minibatch, number, detail)
     for ledger_row in ledger_rows(step + 1, work.drawn, run.pool.thresholds):
-        run.ledger.append(ledger_row)
+        run.write("ledger", ledger_row)
     row = step_row(step + 1, work.drawn, run.pool.mastered, work.facts.get("entropy"), work.updates)
     alarm = verifier_alarm([group for group, _, _ in work.drawn.judged], run.config.verify.alarm)
     row |= {"engine_drift": work.facts.get("engine_drift"), "kl_coef": run.now.kl_coef}
@@ -84,20 +85,19 @@ def _begin(run: Run, step: int) -> Work:
     Where the engine computes as the trainer does these are the engine's; the first update shows whether it did.
     """
     config, start = run.config, time.perf_counter()
-    run.engine.sync(run.model, run.updates)  # 2   pi_old <- pi_theta
+    run.sync(run.updates)  # 2   pi_old <- pi_theta
     drawn = _collect(run, step)  # 3-16, 18
     sampled = time.perf_counter()
     for group, fate, kept in drawn.judged:
         if not kept:
-            run.rollouts.append(group_row(step + 1, group, fate))
+            run.write("rollouts", group_row(step + 1, group, fate))
     work = Work(drawn, None, config.batch.updates, seconds_rollout=sampled - start)
     if drawn.accepted:
         work.batch, work.facts["entropy"] = collate(  # 17
             drawn.accepted,
-            run.logprobs,
-            max_tokens=config.batch.max_tokens,
+            run.policy.passes,
             stated=_stated(run),
-            reference=run.reference,
+            reference=run.policy.reference,
             mask_truncated=config.reward.truncated == "mask",
             is_cap=config.rollout.is_cap,
         )
@@ -113,7 +113,7 @@ def _stated(run: Run) -> bool:
 
 
 def _look(run: Run, step: int, work: Work, minibatch: Minibatch, own_QKT: Tensor) -> None:
-    drift = check_drift(minibatch, own_QKT, run.model.dtype, step + 1, run.config.rollout.max_drift)
+    drift = check_drift(minibatch, own_QKT, run.policy.computes, step + 1, run.config.rollout.max_drift)
     work.facts["engine_drift"] = drift
 
 
@@ -127,13 +127,12 @@ def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: i
             _look(run, step, work, minibatch, pushed.own_QKT)
 
     plan, pushed, norm, fault = update(  # 20
-        run.logprobs,
-        run.optimizer,
+        run.policy.passes,
+        run.policy.optimizer,
         run.objective,
         minibatch,
         run.now,
         fresh=fresh,
-        max_tokens=config.batch.max_tokens,
         clip=config.optim.clip,
         generator=torch.Generator().manual_seed(seed_of(config.seed, "pairs", step, number)),
         look=look,
@@ -143,13 +142,13 @@ def _one_update(run: Run, step: int, work: Work, minibatch: Minibatch, number: i
         _skip(run, step, work, minibatch, number, pushed, fault)
         return
     run.updates += 1
-    kl = kl_seen(pushed, plan)
+    kl = kl_seen(pushed.logp_QKT, plan)
     found = scored(run.objective, pushed.logp_QKT, plan, run.now)
     row = update_row(run.objective, plan, pushed, found, run.now, kl, norm)
     if config.diagnose.every and (step + 1) % config.diagnose.every == 0:
-        row |= after_row(run.objective, plan, logp_of(minibatch, run.logprobs, config.batch.max_tokens))
+        row |= after_row(run.objective, plan, logp_of(minibatch, run.policy.passes))
     for group in trained_rows(step + 1, minibatch, plan, pushed, found, run.now, detail):
-        run.rollouts.append(group)
+        run.write("rollouts", group)
         run.on_trained(group)
     if run.objective.trust and not fresh:  # at theta_old the KL is 0 by construction and says nothing
         run.now = run.objective.trust.adapt(run.now, kl, plan.totals.rollouts)
@@ -161,9 +160,10 @@ def _skip(run: Run, step: int, work: Work, minibatch: Minibatch, number: int, pu
     """Go on without an update that cannot be taken, unless there were too many."""
     work.updates.append(skipped_row(fault))
     for group in minibatch.groups:
-        run.rollouts.append(group_row(step + 1, group, "train"))
+        run.write("rollouts", group_row(step + 1, group, "train"))
     settings = run.config.model_dump(mode="json")
-    dumped = dump(run.folder, step + 1, number + 1, fault, minibatch, pushed, run.now, settings)
+    told = step + 1, number + 1, fault, minibatch, pushed, run.now, settings
+    dumped = run.ranks.first(lambda: dump(run.folder, *told))
     check_skips([*(u for row in run.history for u in row["updates"]), *work.updates], dumped)
 
 
@@ -182,4 +182,5 @@ def _collect(run: Run, step: int) -> Collected:
         max_rounds=config.filter.max_rounds,
         early_stop=config.filter.early_stop,
         each=run.stop.check,
+        ranks=run.ranks,
     )

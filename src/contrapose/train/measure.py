@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from contrapose.objectives.diagnose import Scored, auc, effective_negatives, gap
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
 from contrapose.objectives.score import log_ratio
-from contrapose.objectives.trust import KLAggregate, kl_old
+from contrapose.objectives.trust import KLAggregate
 from contrapose.report.metrics import UPDATE
 from contrapose.train.collect import Collected
 from contrapose.train.guards import Fault
@@ -32,13 +32,6 @@ OVER_UPDATES = (
 
 KL_KEYS: dict[KLAggregate, str] = {"token_mean": "kl", "sequence_sum": "kl_sequence_sum", "sequence": "kl_sequence"}
 """The KL of an update under each normaliser."""
-
-
-@torch.no_grad()
-def kl_seen(pushed: Pushed, plan: Plan) -> dict[KLAggregate, float]:
-    """KL(pi_old || pi_theta) of one optimizer step before it was taken, under each normaliser."""
-    logp_QKT = plan.masked(pushed.logp_QKT)
-    return {how: float(kl_old(logp_QKT, plan, how)) for how in get_args(KLAggregate)}
 
 
 @torch.no_grad()

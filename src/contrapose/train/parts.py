@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,12 +11,13 @@ from contrapose.evaluate.protocols import verify_of
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.zoo import check_group_size, hyperparameters_of
 from contrapose.objectives.zoo import objective as objective_by_name
-from contrapose.policy.logprobs import LogProbs
 from contrapose.policy.model import load_model
 from contrapose.prompts.abacus import model_folder
 from contrapose.prompts.contamination import HeldOut
 from contrapose.prompts.pool import PromptPool, Thresholds
 from contrapose.rollout.decode import EmbeddedEngine
+from contrapose.rollout.ranks import Ranks
+from contrapose.rollout.vllm import Place, VllmEngine
 from contrapose.settings import Config
 from contrapose.train.data import evaluation_prompts, trained_on
 from contrapose.train.evaluations import EvalSet, Split, is_for_testing
@@ -76,19 +77,22 @@ def make_pool(config: Config, prompts: list[Prompt], thresholds: Thresholds) -> 
     return pool
 
 
-def make_optimizer(config: Config, model: PreTrainedModel) -> torch.optim.AdamW:
-    """AdamW over all of the model's weights."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.optim.lr,
-        betas=config.optim.betas,
-        eps=config.optim.eps,
-        weight_decay=config.optim.weight_decay,
-        fused=True,
-    )
+def make_optimizer(config: Config, model: PreTrainedModel) -> torch.optim.Optimizer:
+    """AdamW over what of the model is trained. Raises ContraposeError where torchao is asked for, and is not there."""
+    settings = config.optim
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    how: dict[str, Any] = {"betas": settings.betas, "eps": settings.eps, "weight_decay": settings.weight_decay}
+    if settings.moments == "full":
+        return torch.optim.AdamW(trained, lr=settings.lr, fused=True, **how)
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError:
+        raise ContraposeError("optim.moments: torchao is not installed: pip install 'contrapose[lowbit]'") from None
+    made: torch.optim.Optimizer = AdamW8bit(trained, lr=settings.lr, **how)
+    return made
 
 
-def make_reference(config: Config, objective: Objective, policy: PreTrainedModel) -> LogProbs | None:
+def make_reference(config: Config, objective: Objective, policy: PreTrainedModel) -> PreTrainedModel | None:
     """The frozen policy that the objective compares with, if it does: ``model.reference`` or the start."""
     if not objective.reads_reference:
         return None
@@ -100,7 +104,17 @@ def make_reference(config: Config, objective: Objective, policy: PreTrainedModel
     rows, own = (m.config.get_text_config().vocab_size for m in (model, policy))
     if rows != own:
         raise ContraposeError(f"model.reference: {path} has {rows} tokens, the policy {own}: give one of its family")
-    return LogProbs(model.requires_grad_(False), config.rollout.temperature)
+    return model.requires_grad_(False)
+
+
+def refuse_other_adapter(config: Config, before: Mapping[str, Any]) -> None:
+    """Raise ContraposeError where an adapter of another shape, or none, was trained ``before``."""
+    was, now = before.get("lora", {}), config.lora.model_dump(mode="json")
+    for key in ("rank", "targets"):
+        if key in was and was[key] != now[key]:
+            raise ContraposeError(
+                f"lora.{key}: {was[key]!r} at the checkpoint, {now[key]!r} now: what was learned is lost; set it back"
+            )
 
 
 def eval_sets(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[EvalSet]:
@@ -126,7 +140,33 @@ def eval_sets(config: Config, tokenizer: PreTrainedTokenizerBase) -> list[EvalSe
     return [*tests, choosing]
 
 
-def refuse_long(config: Config, engine: EmbeddedEngine, prompts: Iterable[Prompt]) -> None:
+def make_engine(
+    config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, eos: tuple[int, ...], ranks: Ranks
+) -> EmbeddedEngine | VllmEngine:
+    """What samples on this rank. Where there are more ranks than servers, the first ranks alone sample.
+
+    Raises ContraposeError where vLLM is not installed, or a server of it does not answer.
+    """
+    asked = config.rollout
+    if asked.engine == "embedded":
+        return EmbeddedEngine(model, tokenizer, eos, cache_gib=asked.cache_gib)
+    from contrapose.rollout.colocated import Colocated
+    from contrapose.rollout.servers import Servers
+
+    place: Place
+    if asked.servers:
+        ranks.samplers = min(ranks.world, len(asked.servers))
+        place = Servers(asked.servers[ranks.rank % ranks.samplers :: ranks.samplers], asked.weights, asked.timeout)
+    elif ranks.world > 1:
+        mend = "name servers in rollout.servers, one or more"
+        raise ContraposeError(f"rollout.engine: vllm in the trainer's process is for one process: {mend}")
+    else:
+        dtype = config.model.compute or config.model.dtype
+        place = Colocated(model_folder(config.model.path), dtype, asked.gpu_share)
+    return VllmEngine(place, model, tokenizer, eos, asked.temperature, asked.max_drift)
+
+
+def refuse_long(config: Config, engine: EmbeddedEngine | VllmEngine, prompts: Iterable[Prompt]) -> None:
     """Raise ContraposeError where an answer of ``rollout.max_tokens`` to one of ``prompts`` outgrows the context."""
     asked, room = config.rollout.max_tokens, engine.room_after(prompts)
     if room is not None and asked > room:

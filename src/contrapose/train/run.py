@@ -7,37 +7,40 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from contrapose.evaluate.exam import weights_digest
+from torch import Tensor
+
 from contrapose.evaluate.report import report_of
 from contrapose.objectives.zoo import ZOO
-from contrapose.policy.logprobs import LogProbs
-from contrapose.policy.model import eos_ids, load_model, load_tokenizer, pieces, save_model
+from contrapose.policy.model import load_model, load_tokenizer, pieces
 from contrapose.policy.native import keep_freed_memory
 from contrapose.prompts.abacus import model_folder
 from contrapose.prompts.template import wraps_in_chat
-from contrapose.report.log import JsonLines, make_folder, on_disk, read_rows, replace_text, write_json
-from contrapose.rollout.decode import EmbeddedEngine
+from contrapose.report.log import make_folder, on_disk, read_rows, replace_text, write_json
+from contrapose.rollout.ranks import ALONE, Ranks
 from contrapose.rollout.sampler import Sampling
 from contrapose.settings import Config
 from contrapose.train import checkpoint
 from contrapose.train.data import training_prompts
 from contrapose.train.evaluations import Evaluations
 from contrapose.train.facts import changes, facts, fingerprint
-from contrapose.train.folders import recover, refuse_used, whole
+from contrapose.train.files import Files
+from contrapose.train.folders import recover, refuse_used, whole_by_all
 from contrapose.train.parts import (
     eval_sets,
+    make_engine,
     make_objective,
-    make_optimizer,
     make_pool,
-    make_reference,
     make_thresholds,
     make_verifier,
     refuse_long,
+    refuse_other_adapter,
 )
+from contrapose.train.shards import load_optimizer
 from contrapose.train.stop import StopRequest
 from contrapose.train.tracking import Tracking
+from contrapose.train.trainee import Trainee
 from contrapose.train.work import Work
-from contrapose.types import ContraposeError, Now
+from contrapose.types import UNVERSIONED, ContraposeError, Now
 
 BF16_NOTE = (
     "model.dtype = bfloat16 holds the weights themselves in 8 bits of precision: small updates round to nothing "
@@ -51,7 +54,8 @@ class Run:
     A context: inside it Ctrl-C and SIGTERM ask for a stop, and the tracker is open. ``step`` counts finished steps,
     ``updates`` optimizer steps; ``work`` is a step that was begun; ``history`` has the rows of ``metrics.jsonl``. With
     ``resume`` it goes on from the newest whole checkpoint in ``folder``, from the beginning where there is none yet,
-    and the jsonl files are cut back to it, so that no row stands twice. No two processes have one folder.
+    and the jsonl files are cut back to it, so that no row stands twice. No two runs have one folder. Each of ``ranks``
+    has a run, and all of them one folder, which rank 0 writes to.
     """
 
     def __init__(
@@ -59,31 +63,32 @@ class Run:
         config: Config,
         folder: Path,
         *,
+        ranks: Ranks = ALONE,
         resume: bool = False,
         on_group: Callable[[int], None] = lambda problems: None,
         on_eval: Callable[[dict[str, Any]], None] = lambda row: None,
         on_trained: Callable[[dict[str, Any]], None] = lambda row: None,
         on_note: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.ranks = config, folder, ranks
         self.on_group, self.on_eval, self.on_trained, self.on_note = on_group, on_eval, on_trained, on_note
-        self.notes = [BF16_NOTE] if config.model.dtype == "bfloat16" else []
-        self.stop = StopRequest()
-        self._tracking = Tracking(config.tracking, self._note)
-        self._files: list[JsonLines] = []
+        self.notes = [BF16_NOTE] if config.model.dtype == "bfloat16" and not config.lora.rank else []
+        self.stop = StopRequest(ranks)
+        self._tracking = Tracking(config.tracking if ranks.leads else "none", self._note)
+        self.files = Files()
         try:
             self._build(resume)
         except BaseException:
-            self._close()
+            self.files.close()
             raise
 
     def _build(self, resume: bool) -> None:
         keep_freed_memory()
-        config, folder = self.config, self.folder
+        config, folder, ranks = self.config, self.folder, self.ranks
         found = None
         if resume:
-            self._open()
-            found, notes = checkpoint.newest(folder)
+            ranks.first(lambda: self.files.open(folder))
+            found, notes = ranks.first(lambda: checkpoint.newest(folder))
             self.notes += notes
         self.objective, thresholds = make_objective(config), make_thresholds(config)
         self.verifier = make_verifier(config)
@@ -93,36 +98,34 @@ class Run:
         self.work: Work | None = None
         self.history: list[dict[str, Any]] = []
         self._saved: tuple[int, int | None] | None = None
-        source = model_folder(config.model.path)
-        self.tokenizer = load_tokenizer(found / "model" if found else source)
-        self.spell = partial(pieces, self.tokenizer)
-        self.evaluations = Evaluations(config, folder, eval_sets(config, self.tokenizer))
-        prompts, self.data = training_prompts(config.data, self.tokenizer, self.verifier, self.evaluations.held_out)
+        if found:
+            refuse_other_adapter(config, checkpoint.load_state(found)["settings"])
+        source = found / "model" if found else model_folder(config.model.path)
+        tokenizer = load_tokenizer(source)
+        self.spell = partial(pieces, tokenizer)
+        self.evaluations = Evaluations(config, folder, eval_sets(config, tokenizer), ranks)
+        held_out = self.evaluations.held_out
+        prompts, self.data = ranks.first(lambda: training_prompts(config.data, tokenizer, self.verifier, held_out))
         self.pool = make_pool(config, prompts, thresholds)
         self.fingerprint = fingerprint(self.pool.prompts())
-        self.model = load_model(found / "model" if found else source, config.model.dtype)
-        recompute = config.model.gradient_checkpointing
-        self.logprobs = LogProbs(self.model, config.rollout.temperature, checkpointing=recompute)
-        self.reference = make_reference(config, self.objective, self.model)
-        self.facts = facts() | ({"reference": weights_digest(self.reference.model)} if self.reference else {})
-        eos = eos_ids(self.model, self.tokenizer)
-        self.engine = EmbeddedEngine(self.model, self.tokenizer, eos, cache_gib=config.rollout.cache_gib)
+        self.policy = Trainee(config, source, tokenizer, self.objective, ranks)
+        self.facts = facts(ranks.world) | self.policy.facts()
+        self.engine = make_engine(config, self.policy.whole(), tokenizer, self.policy.eos, ranks)
         asked = [prompt for held in self.evaluations.sets for prompt in held.prompts]
         refuse_long(config, self.engine, [*asked, *self.pool.prompts()])
         self.sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_tokens)
-        self.optimizer = make_optimizer(config, self.model)
         if resume:
             self._resume(found)
         else:
-            self._start()
+            ranks.first(self._start)
 
     def describe(self) -> list[str]:
         """What is about to run, for a person."""
-        config, parameters = self.config, sum(p.numel() for p in self.model.parameters())
-        chat = " in the tokenizer's chat template" if wraps_in_chat(config.data.template, self.tokenizer) else ""
+        config, parameters = self.config, self.policy.parameters
+        chat = " in the tokenizer's chat template" if wraps_in_chat(config.data.template, self.policy.tokenizer) else ""
         factors = [kind for kind in self.objective.factors(settings=False).values() if kind != "-"]
         return [
-            f"model      {config.model.path}, {parameters:,} parameters, {config.model.dtype} on {self.model.device}",
+            f"model      {config.model.path}, {parameters:,} parameters, {self.policy.place()}",
             f"objective  {config.objective.name}: {', '.join(factors)}",
             f"data       {', '.join(config.data.sources)}: {len(self.pool):,} prompts, template "
             f"{config.data.template}{chat}",
@@ -136,33 +139,40 @@ class Run:
     def set_rate(self) -> None:
         """Set the rate of the next optimizer step: linear over ``optim.warmup`` steps, then constant."""
         rate = self.config.optim.lr * min(1.0, (self.updates + 1) / max(1, self.config.optim.warmup))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group in self.policy.optimizer.param_groups:
+            if isinstance(group["lr"], Tensor):  # so that no step is compiled anew
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
 
     def evaluate_if_due(self) -> None:
         """Evaluate what is due after this step, and once all are done the policy that was chosen."""
 
-        def each(problems: int) -> None:
+        def each(problems: int, more: int) -> None:
             self.stop.check()
-            self.on_group(problems)
-
-        def save(folder: Path) -> None:
-            save_model(self.model, self.tokenizer, folder)
+            for _ in range(more):
+                self.on_group(problems)
 
         def sync(folder: Path) -> None:
-            self.engine.sync(load_model(folder, self.config.model.dtype))
+            self.engine.sync(load_model(folder, self.config.model.compute or self.config.model.dtype))
 
         def done(row: dict[str, Any]) -> None:
             self._tracking.evaluation(self.evaluations.answers(row["step"], row["data"]).name, row)
             self.on_eval(row)
 
-        self.engine.sync(self.model)
-        self.evaluations.run(self.step, self.engine, save, each, done)
+        self.sync()
+        self.evaluations.run(self.step, self.engine, self.policy.save, each, done)
         if self.step == self.config.steps:
-            try:
-                self.evaluations.run_chosen(self.engine, sync, each, done)
-            finally:
-                self.engine.sync(self.model)
+            self.evaluations.run_chosen(self.engine, sync, each, done)
+            self.sync()
+
+    def sync(self, version: int = UNVERSIONED) -> None:
+        """Let the engine sample from the policy as it is."""
+        self.engine.sync(self.policy.whole(), version)
+
+    def write(self, name: str, row: dict[str, Any]) -> None:
+        """Add a row to ``metrics``, ``rollouts`` or ``ledger``."""
+        self.files.append(name, row)
 
     def readmit(self, prompts: list[str]) -> list[str]:
         """Undo the mastery of these prompts (``"all"``: of every one), and save that."""
@@ -170,13 +180,13 @@ class Run:
             raise ContraposeError("--readmit: the run is finished, and draws no more prompts")
         back = self.pool.readmit(prompts)
         for prompt in back:
-            self.ledger.append({"step": self.step, "prompt": prompt, "fate": "readmitted"})
+            self.write("ledger", {"step": self.step, "prompt": prompt, "fate": "readmitted"})
         self.checkpoint()
         return back
 
     def write_metrics(self, row: dict[str, Any]) -> None:
         """Add a row to ``metrics.jsonl`` and to the history, and send it to the tracker."""
-        self.metrics.append(row)
+        self.write("metrics", row)
         self.history.append(row)
         self._tracking.step(row)
 
@@ -193,21 +203,19 @@ class Run:
 
     def checkpoint(self) -> Path:
         """Save where the run stands."""
-        for file in self._files:
-            file.flush()
         state = {
             "step": self.step,
             "updates": self.updates,
             "now": {"progress": self.now.progress, "kl_coef": self.now.kl_coef},
             "pool": self.pool.state_dict(),
             "data": self.fingerprint,
-            "sizes": {file.path.name: file.size() for file in self._files},
+            "sizes": self.files.sizes(),
             "settings": self.config.model_dump(mode="json"),
             "run": self.facts,
         }
-        place = self.folder, self.step
-        keep = self.config.checkpoint.keep
-        saved = checkpoint.save(*place, self.model, self.tokenizer, self.optimizer, state, self.work, keep)
+        policy, keep = self.policy, self.config.checkpoint.keep
+        parts = policy.model, policy.tokenizer, policy.optimizer, state, self.work, keep, self.ranks, policy.in_parts
+        saved = checkpoint.save(self.folder, self.step, *parts)
         self._saved = self._place()
         self._forget()
         return saved
@@ -215,9 +223,12 @@ class Run:
     def finish(self) -> Path:
         """Write the trained model to ``model/``, and the report; of the others, only what a checkpoint chose stays."""
         self._forget()
-        with whole(self.folder / "model") as beside:
-            save_model(self.model, self.tokenizer, beside)
-        if fault := report_of(self.folder):
+        with whole_by_all(self.folder / "model", self.ranks) as beside:
+            self.policy.save(beside)
+        if self.policy.adapter:
+            with whole_by_all(self.folder / "adapter", self.ranks) as beside:
+                self.policy.save_adapter(beside)
+        if self.ranks.leads and (fault := report_of(self.folder)):
             self._note(fault)
         return self.folder / "model"
 
@@ -225,14 +236,14 @@ class Run:
         try:
             self._tracking.open(self.folder, {**self.config.model_dump(mode="json"), "run": self.facts}, self.step)
         except BaseException:
-            self._close()
+            self.files.close()
             raise
         self.stop.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         self.stop.__exit__()
-        self._close()
+        self.files.close()
         self._tracking.close(failed=kind is not None)
 
     def _note(self, line: str) -> None:
@@ -246,23 +257,13 @@ class Run:
         """Which step is done, and how many updates of the next."""
         return self.step, len(self.work.updates) if self.work else None
 
-    def _open(self) -> None:
-        for name in ("metrics", "rollouts", "ledger"):
-            self._files.append(JsonLines(self.folder / f"{name}.jsonl"))
-        self.metrics, self.rollouts, self.ledger = self._files
-        self.metrics.claim()
-
-    def _close(self) -> None:
-        for file in self._files:
-            file.close()
-
     def _start(self) -> None:
         """Make the folder; with ``config.toml``, written last, it holds a run."""
         refuse_used(self.folder)
-        checkpoint.refuse_full_disk(self.folder, self.model)
+        checkpoint.refuse_full_disk(self.folder, self.policy.model)
         with on_disk(self.folder):
             make_folder(self.folder)
-        self._open()
+        self.files.open(self.folder)
         refuse_used(self.folder)  # another process may just have been here
         write_json(self.folder / "data.json", self.data.to_dict())
         replace_text(
@@ -270,21 +271,21 @@ class Run:
         )
 
     def _resume(self, found: Path | None) -> None:
-        recover(self.folder, "model", "config.toml", "data.json", "eval.json", "choice.json")
-        recover(self.folder / "faults", "step-*")
+        if self.ranks.leads:
+            recover(self.folder, "model", "config.toml", "data.json", "eval.json", "choice.json")
+            recover(self.folder / "faults", "step-*")
         if found is None:
             self.notes.append("no checkpoint was written yet: starting from the beginning")
-            for file in self._files:
-                file.cut(0)
+            self.files.cut({})
             self.evaluations.resume(0)
             return
         state = checkpoint.load_state(found)
-        checkpoint.load_optimizer(found, self.model, self.optimizer)
+        load_optimizer(found, self.policy.model, self.policy.optimizer)
         self.step, self.updates = state["step"], state["updates"]
         self.evaluations.resume(self.step)
         self.now = Now(**state["now"])
         self.pool.load_state_dict(state["pool"])
-        self.work = Work.load(found, self.model.device)
+        self.work = Work.load(found, self.policy.passes.logprobs.device)
         self._saved = self._place()
         self.notes += changes(state["run"], self.facts)
         settings = self.config.model_dump(mode="json")
@@ -293,7 +294,7 @@ class Run:
             self.notes.append(
                 "the prompts are not those of the checkpoint: the run goes on with what the data hold now"
             )
-            write_json(self.folder / "data.json", self.data.to_dict())
-        for file in self._files:
-            file.cut(state["sizes"][file.path.name])
-        self.history = read_rows(self.metrics.path)
+            if self.ranks.leads:
+                write_json(self.folder / "data.json", self.data.to_dict())
+        self.files.cut(state["sizes"])
+        self.history = self.ranks.first(lambda: read_rows(self.folder / "metrics.jsonl"))

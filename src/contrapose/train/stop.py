@@ -7,14 +7,16 @@ import threading
 from types import FrameType
 from typing import Any
 
+from contrapose.rollout.ranks import ALONE, Ranks
 from contrapose.types import Stopped
 
 
 class StopRequest:
     """A context in which SIGINT and SIGTERM set ``requested`` instead of ending the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.requested = False
+        self._ranks = ranks
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -27,13 +29,14 @@ class StopRequest:
         self._restore()
 
     def check(self) -> None:
-        """Raise Stopped if a stop was asked for. Called where nothing is half done."""
-        if self.requested:
+        """Raise Stopped if any rank was asked to stop. Called where nothing is half done."""
+        if self._ranks.any(self.requested):
             raise Stopped
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if self._ranks.world == 1 or number == signal.SIGINT:
+            self._restore()  # of several processes each may be told twice to end, by a scheduler and by torchrun
 
     def _restore(self) -> None:
         while self._before:

@@ -1,12 +1,12 @@
 """One optimizer step: mini-batch -> credit -> micro-batches -> step. The only ``.backward()`` of training.
 
 The credit is known before the gradient pass, so any micro-batch split gives the same gradient, groups may be
-cut anywhere, and no denominator appears after the credit.
+cut anywhere, across ranks too, and no denominator appears after the credit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from contrapose.objectives.credit import credit_of
 from contrapose.objectives.objective import Objective
 from contrapose.objectives.plan import Plan
-from contrapose.policy.logprobs import LogProbs
 from contrapose.policy.states import put
-from contrapose.train.collate import Minibatch, micro_batches, no_grad_pass
+from contrapose.train.collate import Minibatch
 from contrapose.train.guards import Fault, check_weights, fault_of, gradient_of
+from contrapose.train.passes import Passes
 from contrapose.types import Now
 
 
@@ -47,14 +47,13 @@ class Updated(NamedTuple):
 
 
 def update(
-    logprobs: LogProbs,
+    passes: Passes,
     optimizer: torch.optim.Optimizer,
     objective: Objective,
     minibatch: Minibatch,
     now: Now,
     *,
     fresh: bool,
-    max_tokens: int,
     clip: float,
     generator: torch.Generator | None = None,
     look: Callable[[Pushed], None] = lambda pushed: None,
@@ -66,31 +65,22 @@ def update(
     """
     plan = objective.plan(minibatch.batch, generator=generator)
     optimizer.zero_grad(set_to_none=True)
-    micro = micro_batches(minibatch.rows, max_tokens)
-    pushed = accumulate(logprobs, objective, minibatch, plan, now, micro, fresh=fresh)
+    pushed, model = accumulate(passes, objective, minibatch, plan, now, fresh=fresh), passes.logprobs.model
     look(pushed)
-    norm, fault = gradient_of(logprobs.model)
+    norm, fault = gradient_of(model)
     fault = fault_of(minibatch, pushed) or fault
-    if fault:
-        optimizer.zero_grad(set_to_none=True)
-    else:
-        torch.nn.utils.clip_grads_with_norm_(logprobs.model.parameters(), clip, norm)
+    if not fault:
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), clip, norm)
         optimizer.step()
-    check_weights(logprobs.model)
+    optimizer.zero_grad(set_to_none=True)  # now, so that they take no room while others sample
+    check_weights(model)
     return Updated(plan, pushed, float(norm), fault)
 
 
 def accumulate(
-    logprobs: LogProbs,
-    objective: Objective,
-    minibatch: Minibatch,
-    plan: Plan,
-    now: Now,
-    micro: Sequence[Sequence[int]],
-    *,
-    fresh: bool,
+    passes: Passes, objective: Objective, minibatch: Minibatch, plan: Plan, now: Now, *, fresh: bool
 ) -> Pushed:
-    """Add the gradient of -J to the parameters, over any split of the rows into micro-batches.
+    """Add the gradient of -J to the parameters, over any split of the rows into micro-batches and over ranks.
 
     Objectives whose credit needs no more than the rollout's own log-probs take it from the gradient pass itself;
     the others need the whole group's scores first, from a pass without grad. Rollouts without credit are spared the
@@ -102,35 +92,38 @@ def accumulate(
         logp_QKT = torch.zeros_like(plan.batch.old_logp_QKT)
         credit_QKT, J = torch.zeros_like(logp_QKT), 0.0
     else:
-        first_NT = None if fresh else no_grad_pass(logprobs, rows, shape_QKT[2], micro)[0]
-        logp_QKT = plan.batch.old_logp_QKT if first_NT is None else first_NT.view(shape_QKT)
+        logp_QKT = plan.batch.old_logp_QKT if fresh else passes.without_grad(rows, shape_QKT[2])[0].view(shape_QKT)
         credit_QKT, total_J = credit_of(objective, logp_QKT, plan, now)
         J = float(total_J)
     logp_NT, credit_NT = (x.view(len(rows), -1) for x in (logp_QKT, credit_QKT))
     weight_NT = None if weight_QKT is None else weight_QKT.flatten(0, 1)
-    own_NT = torch.full_like(logp_NT, torch.nan)
+    own_NT = torch.zeros_like(logp_NT)
     parts_J: list[Tensor] = []  # looked at last, so that nobody waits for the device in between
     idle_N = _idle(objective, plan) if live else ~credit_NT.any(1)
-    for index in _only(micro, ~idle_N):
-        states = logprobs.states([rows[i] for i in index])
+    if weight_NT is not None and not live:
+        credit_NT *= weight_NT
+    for index in passes.deal(rows, _where(~idle_N)):
+        if not index:
+            passes.nothing().loss(own_NT.new_zeros(1, 1)).backward()
+            continue
+        states = passes.logprobs.states([rows[i] for i in index])
         at, width = put(index, logp_QKT.device), states.shape[1]
         if live:
             live_NT = states.dense(states.logp()[0])
             part_N1T, part_J = credit_of(objective, live_NT.unsqueeze(1), plan.rollouts(at, width), now)
             logp_NT[at, :width], credit_NT[at, :width] = live_NT, part_N1T.squeeze(1)
             parts_J.append(part_J)
-        if weight_NT is not None:
-            credit_NT[at] *= weight_NT[at]
+            if weight_NT is not None:
+                credit_NT[at] *= weight_NT[at]
         loss, own_M = states.loss_and_logp(credit_NT[at, :width])
-        loss.backward()
+        (loss * passes.copies).backward()
         own_NT[at, :width] = states.dense(own_M)
+    passes.join(own_NT, *((logp_NT, credit_NT) if live else ()), gradient=not idle_N.all())
     if live and idle_N.any():
-        logp_NT[idle_N] = no_grad_pass(logprobs, rows, shape_QKT[2], _only(micro, idle_N))[0][idle_N]
-    if idle_N.all():  # nobody pushed, and the optimizer's moments go on all the same
-        for weight in logprobs.model.parameters():
-            if weight.requires_grad and weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-    return Pushed(logp_QKT, credit_QKT, sum(map(float, parts_J), J), own_NT.view(shape_QKT))
+        logp_NT[idle_N] = passes.without_grad(rows, shape_QKT[2], _where(idle_N))[0][idle_N]
+    own_NT[idle_N] = torch.nan
+    J += sum(passes.ranks.gather(sum(map(float, parts_J))))
+    return Pushed(logp_QKT, credit_QKT, J, own_NT.view(shape_QKT))
 
 
 def _idle(objective: Objective, plan: Plan) -> Tensor:
@@ -138,7 +131,5 @@ def _idle(objective: Objective, plan: Plan) -> Tensor:
     return (plan.side_QK == 0).flatten() & (objective.trust is None)
 
 
-def _only(micro: Sequence[Sequence[int]], chosen_N: Tensor) -> list[list[int]]:
-    """What of the micro-batches is chosen."""
-    chosen = chosen_N.tolist()
-    return [part for index in micro if (part := [i for i in index if chosen[i]])]
+def _where(chosen_N: Tensor) -> list[int]:
+    return chosen_N.nonzero().flatten().tolist()

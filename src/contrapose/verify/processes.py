@@ -34,7 +34,7 @@ class NoGrader(GraderError):
 class Limits:
     """What one answer may cost. ``cpu_seconds`` of processor time decide, so that a busy machine changes no verdict;
     ``seconds`` of wall time are the deadline for what waits instead of working. ``memory_gib`` bounds the address space
-    of a worker. ``workers`` 0: one for each processor, at most 8.
+    of a worker. ``workers`` 0: one for each processor that this process has for itself, at most 8.
     """
 
     seconds: float = 5.0
@@ -45,7 +45,9 @@ class Limits:
     @property
     def count(self) -> int:
         """How many workers there are."""
-        return self.workers or min(8, len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1)
+        processors = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on this machine
+        return self.workers or max(1, min(8, processors // ranks))
 
 
 NESTED = "CONTRAPOSE_NURSERY"
