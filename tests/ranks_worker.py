@@ -70,7 +70,7 @@ def updates(ranks: Ranks, how: str, name: str, model, given):
     found, built = {}, objective(name, **OBJECTIVES[name])
     logprobs = LogProbs(model, checkpointing=how == "recomputed")
     if how != "whole":
-        shard(logprobs, ranks.mesh(2 if how == "hybrid" else 0))
+        shard(logprobs, ranks.mesh(2 if how == "hybrid" else ranks.world))
     passes, before = Passes(logprobs, 100, ranks), dict_of(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
     for step, minibatch in enumerate(given):

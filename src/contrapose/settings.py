@@ -50,6 +50,11 @@ class ModelConfig(Section):
     gradient_checkpointing: bool = False  # compute activations twice instead of keeping them: less memory, more time
     reference: str = ""  # for a KL to a reference; empty: the model as it was before training
 
+    @property
+    def computes(self) -> str:
+        """The type that it computes in."""
+        return self.compute or self.dtype
+
 
 class LoraConfig(Section):
     """An adapter that is trained in place of the model's own weights (peft)."""
@@ -195,6 +200,15 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     diagnose: DiagnoseConfig = DiagnoseConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+
+    def shard(self, ranks: int) -> int:
+        """How many of so many ranks hold one copy of the weights together."""
+        return self.parallel.shard or ranks
+
+    def splits(self, ranks: int) -> bool:
+        """Whether the weights that are computed with are made for the time, of parts or of another type."""
+        other = self.model.computes != self.model.dtype
+        return (ranks > 1 and self.parallel.shard != 1) or other or self.parallel.offload
 
     def to_toml(self, run: Mapping[str, Any]) -> str:
         """The resolved settings, with the facts of the run (versions, revision) in a table of their own."""

@@ -66,10 +66,9 @@ class Ranks:
             dist.destroy_process_group()
 
     def mesh(self, shard: int) -> DeviceMesh:
-        """Ranks as they split weights: each ``shard`` of them (0: all) hold one copy together."""
+        """Ranks as they split weights: each ``shard`` of them hold one copy together."""
         from torch.distributed.device_mesh import init_device_mesh
 
-        shard = shard or self.world
         if self.world % shard:
             raise ContraposeError(f"parallel.shard: {shard} does not divide the {self.world} ranks")
         if not dist.is_initialized():

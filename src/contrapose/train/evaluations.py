@@ -135,9 +135,9 @@ class Evaluations:
     ) -> None:
         """Evaluate the engine's policy, of ``step`` finished steps, on what is due and not yet done. ``save`` writes
         the policy to a folder. Raises WriteFailed where the disk refuses."""
-        if any(self._due(step)):
+        if due := self.due(step):
             policy = fingerprints(engine)
-            for held in self._due(step):
+            for held in due:
                 row = self._row(held, step, engine, policy, each)
                 self.rows.append(row)
                 if held.split == "validation" and self.chosen is row:
@@ -190,15 +190,16 @@ class Evaluations:
         """The folder with all answers to a data set at ``step``."""
         return self._folder / "evaluations" / f"step-{step:06d}" / self._names[data]
 
-    def _due(self, step: int) -> Iterator[EvalSet]:
+    def due(self, step: int) -> list[EvalSet]:
+        """What is to be asked after ``step`` finished steps, and not yet done."""
         every, last = self._config.eval.every, self._config.steps
         chooses = any(held.split == "validation" for held in self.sets)
         often = bool(every) and step % every == 0
-        for held in self.sets:
-            if (step in (0, last) or (often and (held.split == "validation" or not chooses))) and not self._done(
-                held, step
-            ):
-                yield held
+
+        def asked(held: EvalSet) -> bool:
+            return step in (0, last) or (often and (held.split == "validation" or not chooses))
+
+        return [held for held in self.sets if asked(held) and not self._done(held, step)]
 
     def _done(self, held: EvalSet, step: int) -> bool:
         return any((row["step"], row["data"], row["split"]) == (step, held.data, held.split) for row in self.rows)

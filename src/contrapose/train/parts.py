@@ -161,8 +161,7 @@ def make_engine(
         mend = "name servers in rollout.servers, one or more"
         raise ContraposeError(f"rollout.engine: vllm in the trainer's process is for one process: {mend}")
     else:
-        dtype = config.model.compute or config.model.dtype
-        place = Colocated(model_folder(config.model.path), dtype, asked.gpu_share)
+        place = Colocated(model_folder(config.model.path), config.model.computes, asked.gpu_share)
     return VllmEngine(place, model, tokenizer, eos, asked.temperature, asked.max_drift)
 
 

@@ -98,8 +98,8 @@ class Run:
         self.work: Work | None = None
         self.history: list[dict[str, Any]] = []
         self._saved: tuple[int, int | None] | None = None
-        if found:
-            refuse_other_adapter(config, checkpoint.load_state(found)["settings"])
+        if state := checkpoint.load_state(found) if found else {}:
+            refuse_other_adapter(config, state["settings"])
         source = found / "model" if found else model_folder(config.model.path)
         tokenizer = load_tokenizer(source)
         self.spell = partial(pieces, tokenizer)
@@ -110,12 +110,12 @@ class Run:
         self.fingerprint = fingerprint(self.pool.prompts())
         self.policy = Trainee(config, source, tokenizer, self.objective, ranks)
         self.facts = facts(ranks.world) | self.policy.facts()
-        self.engine = make_engine(config, self.policy.whole(), tokenizer, self.policy.eos, ranks)
+        self.engine = make_engine(config, self.policy.sampled, tokenizer, self.policy.eos, ranks)
         asked = [prompt for held in self.evaluations.sets for prompt in held.prompts]
         refuse_long(config, self.engine, [*asked, *self.pool.prompts()])
         self.sampling = Sampling(config.rollout.temperature, 1.0, config.rollout.max_tokens)
         if resume:
-            self._resume(found)
+            self._resume(found, state)
         else:
             ranks.first(self._start)
 
@@ -154,13 +154,14 @@ class Run:
                 self.on_group(problems)
 
         def sync(folder: Path) -> None:
-            self.engine.sync(load_model(folder, self.config.model.compute or self.config.model.dtype))
+            self.engine.sync(load_model(folder, self.config.model.computes))
 
         def done(row: dict[str, Any]) -> None:
             self._tracking.evaluation(self.evaluations.answers(row["step"], row["data"]).name, row)
             self.on_eval(row)
 
-        self.sync()
+        if self.evaluations.due(self.step):
+            self.sync()
         self.evaluations.run(self.step, self.engine, self.policy.save, each, done)
         if self.step == self.config.steps:
             self.evaluations.run_chosen(self.engine, sync, each, done)
@@ -270,7 +271,7 @@ class Run:
             self.folder / "config.toml", self.config.to_toml(self.facts | {"factors": self.objective.factors()})
         )
 
-    def _resume(self, found: Path | None) -> None:
+    def _resume(self, found: Path | None, state: dict[str, Any]) -> None:
         if self.ranks.leads:
             recover(self.folder, "model", "config.toml", "data.json", "eval.json", "choice.json")
             recover(self.folder / "faults", "step-*")
@@ -279,7 +280,6 @@ class Run:
             self.files.cut({})
             self.evaluations.resume(0)
             return
-        state = checkpoint.load_state(found)
         load_optimizer(found, self.policy.model, self.policy.optimizer)
         self.step, self.updates = state["step"], state["updates"]
         self.evaluations.resume(self.step)

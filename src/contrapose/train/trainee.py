@@ -41,7 +41,7 @@ class Trainee:
     ) -> None:
         self.config, self.tokenizer, self.ranks = config, tokenizer, ranks
         lora = config.lora
-        self.split = (ranks.world > 1 and config.parallel.shard != 1) or config.parallel.offload or self._mixed
+        self.split = config.splits(ranks.world)
         self.in_parts = self.split or lora.rank > 0
         if self.split and lora.rank and config.model.dtype == "bfloat16":
             mend = 'set model.dtype = "float32" and model.compute = "bfloat16"'
@@ -62,7 +62,7 @@ class Trainee:
         self.reference = self._passes(reference) if reference else None
         ranks.wait()  # for who loads longest, here and not in what follows
         if self.split:
-            mesh = ranks.mesh(config.parallel.shard)
+            mesh = ranks.mesh(config.shard(ranks.world))
             for passes in filter(None, (self.passes, self.reference)):
                 shard(passes.logprobs, mesh, self.computes if self._mixed else None, config.parallel.offload)
         if saved:
@@ -77,7 +77,7 @@ class Trainee:
         """In which type and where it computes, for a person."""
         dtype, device = self.config.model.dtype, self.passes.logprobs.device
         computes = f" (computing in {self.config.model.compute})" if self._mixed else ""
-        world, shard = self.ranks.world, self.config.parallel.shard or self.ranks.world
+        world, shard = self.ranks.world, self.config.shard(self.ranks.world)
         parts = f", split over {shard} of {world} processes" if self.split else f", whole in each of {world} processes"
         offloaded = ", offloaded" if self.config.parallel.offload else ""
         learning = sum(x.numel() for x in trained(self.model).values())
@@ -87,7 +87,7 @@ class Trainee:
     @property
     def computes(self) -> torch.dtype:
         """The type of its activations."""
-        return torch_dtype(self.config.model.compute or self.config.model.dtype)
+        return torch_dtype(self.config.model.computes)
 
     @property
     def _mixed(self) -> bool:
@@ -99,12 +99,16 @@ class Trainee:
         logprobs = LogProbs(model, self.config.rollout.temperature, checkpointing=recompute)
         return Passes(logprobs, self.config.batch.max_tokens, self.ranks)
 
+    @property
+    def sampled(self) -> PreTrainedModel:
+        """The model as an engine reads it, all of it in this process, with the weights of the last ``whole``."""
+        return self._copy or self.model
+
     def whole(self) -> PreTrainedModel:
-        """The model as an engine reads it: with its present weights, all of them in this process."""
-        if self._copy is None:
-            return self.model
-        copy_weights(self.model, self._copy)
-        return self._copy
+        """``sampled`` with the present weights."""
+        if self._copy is not None:
+            copy_weights(self.model, self._copy)
+        return self.sampled
 
     def save(self, folder: Path | None) -> None:
         """Write a model folder that anyone loads; a rank that does not lead only helps to gather it."""

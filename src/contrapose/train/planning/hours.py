@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contrapose.rollout.decode import MAX_ROWS
-from contrapose.train.planning.job import Job
+from contrapose.train.planning.job import GIB, Job
+from contrapose.train.planning.memory import CONTEXT, FRAGMENTS
 from contrapose.types import ContraposeError, nearest
 
 TRAIN_SHARE, READ_SHARE = 0.3, 0.35
@@ -60,8 +61,13 @@ def gpu_named(name: str, memory: float | None) -> str:
 
 def rates(job: Job, gpu: Gpu, tflops: float | None, bandwidth: float | None) -> Rates:
     """Those of ``gpu``, or given instead of its peaks."""
-    peak = tflops or (gpu.tflops if job.narrow == 2 else gpu.tflops_float32)
-    return Rates(peak * 1e12 * TRAIN_SHARE, (bandwidth or gpu.bandwidth) * 1e12 * READ_SHARE)
+    products, reading = _peaks(job, gpu, tflops, bandwidth)
+    return Rates(products * 1e12 * TRAIN_SHARE, reading * 1e12 * READ_SHARE)
+
+
+def _peaks(job: Job, gpu: Gpu, tflops: float | None, bandwidth: float | None) -> tuple[float, float]:
+    own = gpu.tflops if job.narrow == 2 else gpu.tflops_float32
+    return tflops or own, bandwidth or gpu.bandwidth
 
 
 @dataclass(frozen=True)
@@ -137,13 +143,13 @@ def _rows(job: Job) -> float:
 
 def assumptions(job: Job, name: str, gpu: Gpu, given: Mapping[str, float | None], accepted: float) -> list[str]:
     """What the estimate takes for granted, line by line."""
-    tflops = given["tflops"] or (gpu.tflops if job.narrow == 2 else gpu.tflops_float32)
-    bandwidth = given["bandwidth"] or gpu.bandwidth
+    tflops, bandwidth = _peaks(job, gpu, **given)
     return [
         f"{name}: {tflops:g} TFLOP/s (--tflops), {TRAIN_SHARE:.0%} of it in updates; {bandwidth:g} TB/s (--bandwidth), "
         f"{READ_SHARE:.0%} of it in decoding",
         f"prompts of {job.prompt:,} tokens (--prompt), answers of {job.length:,} (--length)",
         f"{accepted:.0%} of the groups drawn are trained on (--accepted)",
         "graders, evaluations, checkpoints, starting and exchange between devices are not in the hours",
-        "1.5 GiB for context and libraries, and 5 % of the rest lost between allocations",
+        f"{CONTEXT / GIB:g} GiB for context and libraries, and {100 * FRAGMENTS:g} % of the rest lost between "
+        "allocations",
     ]

@@ -48,7 +48,7 @@ class Job:
     @property
     def split(self) -> int:
         """Over how many ranks weights are split."""
-        return self.config.parallel.shard or self.devices.count
+        return self.config.shard(self.devices.count)
 
     @property
     def wide(self) -> int:
@@ -58,7 +58,7 @@ class Job:
     @property
     def narrow(self) -> int:
         """Bytes of a value as it is computed with."""
-        return BYTES[self.config.model.compute or self.config.model.dtype]
+        return BYTES[self.config.model.computes]
 
     @property
     def learned(self) -> int:
@@ -68,7 +68,7 @@ class Job:
     @property
     def gathered(self) -> bool:
         """Whether what is computed with is no weight that is kept, but made of it for the time."""
-        return self.split > 1 or self.narrow != self.wide or self.config.parallel.offload
+        return self.config.splits(self.devices.count)
 
     @property
     def trained(self) -> int:
